@@ -43,8 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     name = argv[0]
     module = importlib.import_module(f"v4d.commands.{name.replace('-', '_')}")
-    command = argparse.ArgumentParser(prog=f"v4d {name}", description=module.__doc__ or COMMANDS[name],
-                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    command = argparse.ArgumentParser(
+        prog=f"v4d {name}",
+        description=module.__doc__ or COMMANDS[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(command)
     args = command.parse_args(argv[1:])
     try:
@@ -63,9 +66,11 @@ def _top_parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     table = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="v4d", description="Video-level 4D networks, from videos to a tested model.",
+        prog="v4d",
+        description="Video-level 4D networks, from videos to a tested model.",
         epilog=f"commands:\n{table}\n\n`v4d COMMAND --help` says more.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"v4d {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     return parser

@@ -12,7 +12,9 @@ LOG_SECONDS = 15.0
 """Seconds between two lines where stderr is no terminal."""
 
 
-def progress(items: Iterable[Item], *, total: int | None = None, what: str = "", unit: str = "it") -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], *, total: int | None = None, what: str = "", unit: str = "it"
+) -> Iterator[Item]:
     """Iterate over `items` and show how far it is, on stderr."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True)
@@ -52,6 +54,9 @@ class LogLines:
         text += f" {self.unit}, {rate:.1f} {self.unit}/s"
         if self.total is not None and rate > 0:
             left = int((self.total - self.done) / rate)
-            text += f", {left // 60}:{left % 60:02d} left" if self.done < self.total else \
-                f", done in {int(now - self.start)} s"
+            text += (
+                f", {left // 60}:{left % 60:02d} left"
+                if self.done < self.total
+                else f", done in {int(now - self.start)} s"
+            )
         print(text, file=sys.stderr, flush=True)
