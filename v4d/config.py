@@ -258,7 +258,7 @@ def load(*paths: str | Path) -> Config:
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another, deeply; lists and scalars replace. Snakemake's `--configfile` does the same."""
+    """Lay one mapping over another, deeply; lists and scalars replace, as in Snakemake's `--configfile`."""
     result = dict(base)
     for key, value in overlay.items():
         old = result.get(key)
@@ -445,7 +445,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _typed(cls: type, mapping: dict[str, Any]) -> Any:
-    """Build a dataclass from a mapping, nested ones and tuples included; keys the class lacks are left out."""
+    """Build a dataclass from a mapping, nested ones and tuples included; other keys are left out."""
     hints = typing.get_type_hints(cls)
     values = {}
     for field in dataclasses.fields(cls):

@@ -31,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_file(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise V4DError(f"cannot write {path}: {error.strerror or error}") from error
