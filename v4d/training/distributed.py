@@ -1,0 +1,158 @@
+"""Processes: started by torchrun's launcher, joined by gloo on a CPU and nccl on GPUs.
+
+One process goes through the same path as many, so that everybody runs the distributed code.
+"""
+
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from v4d.errors import V4DError
+
+PREEMPTED = 75
+"""Exit code of a job that saved its state and wants to be started again (EX_TEMPFAIL)."""
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a collective may wait for a slow rank; a dead one is noticed at once by the launcher."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def processes_for(asked: int | None, gpus: int, cpu_processes: int) -> int:
+    """How many processes to start: `asked` if given, else one a granted GPU, or `cpu_processes` on a CPU.
+
+    Raises:
+        V4DError: more than there are GPUs.
+    """
+    available = torch.cuda.device_count()
+    if available == 0:
+        return asked or cpu_processes
+    wanted = asked or gpus
+    if wanted > available:
+        raise V4DError(
+            f"--nproc {wanted}: this machine has {available} GPU{'s' if available > 1 else ''}; "
+            f"lower training.gpus or start Snakemake with --resources gpu={available}"
+        )
+    return wanted
+
+
+def launch(module: str, argv: Sequence[str], processes: int) -> int:
+    """Run `python -m module argv` in `processes` processes and wait for them.
+
+    Several nodes: where Slurm (or `V4D_NNODES` and `V4D_RENDEZVOUS`) says so, the same command is
+    started once a node and the nodes meet at `V4D_RENDEZVOUS` (host:port).
+
+    Returns:
+        0, or the exit code of the first process that failed. A process that fails takes the others down.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    nodes = int(os.environ.get("V4D_NNODES", os.environ.get("SLURM_STEP_NUM_NODES", "1")))
+    rendezvous = os.environ.get("V4D_RENDEZVOUS", "localhost:0" if nodes == 1 else "")
+    if not rendezvous:
+        raise V4DError(f"{nodes} nodes: set V4D_RENDEZVOUS=HOST:PORT, the same on every node")
+    if nodes == 1 and not torch.cuda.is_available():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=processes,
+        run_id=os.environ.get("SLURM_JOB_ID", uuid.uuid4().hex),
+        rdzv_backend="c10d",
+        rdzv_endpoint=rendezvous,
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    _quieten_launcher()
+    try:
+        elastic_launch(config, sys.executable)("-u", "-m", module, *argv)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+        if code < 0:
+            print(f"{module}: rank {rank} was killed by {signal.Signals(-code).name}", file=sys.stderr)
+        return code if 0 < code < 126 else 1
+    except Exception as error:
+        if type(error).__name__ == "SignalException":  # SIGTERM to the launcher, passed on to the processes
+            return PREEMPTED
+        raise
+    return 0
+
+
+def _quieten_launcher() -> None:
+    """The launcher repeats a failure in forty lines; the failing process has said it in one."""
+    import logging
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def process_group() -> Iterator[Ranks]:
+    """Join the processes that `launch` started, or be alone where nothing did."""
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        backend = "nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None)
+    try:
+        yield Ranks(rank, size, device)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def gather_objects(ranks: Ranks, value: Any) -> list[Any] | None:
+    """Every rank's value, in the order of ranks, on rank 0; None elsewhere."""
+    if ranks.size == 1:
+        return [value]
+    gathered: list[Any] | None = [None] * ranks.size if ranks.is_main else None
+    dist.gather_object(value, gathered, dst=0)
+    return gathered
+
+
+def sum_over_ranks(ranks: Ranks, values: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all ranks, on every rank."""
+    if ranks.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def broadcast_object(ranks: Ranks, value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if ranks.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier(ranks: Ranks) -> None:
+    if ranks.size > 1:
+        dist.barrier()
