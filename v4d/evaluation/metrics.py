@@ -1,0 +1,137 @@
+"""Numbers of a test: accuracy, confusion, calibration.
+
+Legend: V videos, K classes. Shares are percentages, 0 to 100.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+BINS = 15
+"""Confidence bins of the calibration error (Guo et al., ICML 2017)."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What the metrics need of every video; arrays `[V]`.
+
+    A million videos take 20 MB, so a test set never has to have its probabilities in memory.
+    """
+
+    labels: np.ndarray  # class index
+    predicted: np.ndarray  # class index of the best score, the lower one in a tie
+    ranks: np.ndarray  # how many classes come before the label: 0 where it is right
+    confidence: np.ndarray  # probability of `predicted`
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def correct(self) -> np.ndarray:
+        return self.predicted == self.labels
+
+
+def outcomes(probabilities: np.ndarray, labels: np.ndarray) -> Outcomes:
+    """Reduce scores `[V, K]` to what is needed of them; `labels` are class indices `[V]`."""
+    probabilities = np.asarray(probabilities)
+    labels = np.asarray(labels, dtype=np.int64)
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    index = np.arange(probabilities.shape[1])
+    before = (probabilities > own) | ((probabilities == own) & (index < labels[:, None]))
+    return Outcomes(labels, probabilities.argmax(1), before.sum(1), probabilities.max(1, initial=0.0))
+
+
+def top_k(results: Outcomes, k: int) -> float:
+    """Share of videos whose label is among the `k` best classes; NaN for no videos."""
+    return percent(results.ranks < k)
+
+
+def mean_class_accuracy(results: Outcomes) -> float:
+    """Mean over classes of their top-1; classes without videos have none and do not count."""
+    videos = np.bincount(results.labels)
+    correct = np.bincount(results.labels, weights=results.correct, minlength=len(videos))
+    return percent(correct[videos > 0] / videos[videos > 0])
+
+
+def confusion_matrix(results: Outcomes, class_count: int) -> np.ndarray:
+    """Videos by label (row) and prediction (column), `[K, K]`."""
+    pairs = results.labels * class_count + results.predicted
+    return np.bincount(pairs, minlength=class_count**2).reshape(class_count, class_count)
+
+
+def per_class(results: Outcomes, classes: list[str]) -> pd.DataFrame:
+    """A row a class, in the order of their indices.
+
+    `top1` is the class's recall, `precision` the share of right ones among what was taken for it, and
+    `taken_for` the class that it is mistaken for most often. Shares of nothing are NaN.
+    """
+    matrix = confusion_matrix(results, len(classes))
+    videos, taken, correct = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    in_five = np.bincount(results.labels, weights=results.ranks < 5, minlength=len(classes))
+    mistakes = matrix - np.diag(correct)
+    worst = mistakes.argmax(1)
+    with np.errstate(invalid="ignore"):
+        return pd.DataFrame(
+            {
+                "class_index": np.arange(len(classes)),
+                "label": classes,
+                "videos": videos,
+                "correct": correct,
+                "top1": 100 * correct / videos,
+                "top5": 100 * in_five / videos,
+                "precision": 100 * correct / taken,
+                "taken_for": [
+                    classes[other] if row[other] else "" for row, other in zip(mistakes, worst, strict=True)
+                ],
+                "taken_for_videos": mistakes.max(1),
+            }
+        )
+
+
+def confused_pairs(matrix: np.ndarray, classes: list[str], count: int = 20) -> pd.DataFrame:
+    """The pairs (label, prediction) with the most videos, mistakes only; ties in the order of classes."""
+    mistakes = matrix - np.diag(matrix.diagonal())
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(order, matrix.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = 100 * mistakes[rows, columns] / matrix.sum(1)[rows]
+    table = pd.DataFrame(
+        {
+            "label": [classes[i] for i in rows],
+            "predicted": [classes[i] for i in columns],
+            "videos": mistakes[rows, columns],
+            "share": share,  # of the label's videos
+        }
+    )
+    return table[table.videos > 0]
+
+
+def calibration(results: Outcomes, bins: int = BINS) -> tuple[float, pd.DataFrame]:
+    """Expected calibration error, and the reliability table behind it.
+
+    Confidence is cut into `bins` equal intervals; the error is the mean over videos of
+    |accuracy - confidence| of their bin. A bin without videos has NaN.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.searchsorted(edges[1:-1], results.confidence)
+    videos = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        confidence = 100 * np.bincount(place, weights=results.confidence, minlength=bins) / videos
+        accuracy = 100 * np.bincount(place, weights=results.correct, minlength=bins) / videos
+    table = pd.DataFrame(
+        {
+            "low": 100 * edges[:-1],
+            "high": 100 * edges[1:],
+            "videos": videos,
+            "confidence": confidence,
+            "accuracy": accuracy,
+        }
+    )
+    filled = table[table.videos > 0]
+    error = np.average((filled.accuracy - filled.confidence).abs(), weights=filled.videos)
+    return float(error), table
+
+
+def percent(values: np.ndarray) -> float:
+    return float(100 * np.mean(values)) if len(values) else float("nan")
