@@ -1,0 +1,5 @@
+"""Algorithm 1, views, metrics and temporal order."""
+
+from v4d.evaluation.inference import video_scores
+
+__all__ = ["video_scores"]

@@ -1,0 +1,21 @@
+"""I3D-S and V4D networks. Imports torch and torchvision only."""
+
+from v4d.models.conv4d import Conv4d, conv4d
+from v4d.models.cost import gmac, parameter_count, stage_costs
+from v4d.models.factory import ARCHS, PRESETS, create_model
+from v4d.models.freezing import freeze, unfreeze
+from v4d.models.network import VideoNet
+
+__all__ = [
+    "ARCHS",
+    "PRESETS",
+    "Conv4d",
+    "VideoNet",
+    "conv4d",
+    "create_model",
+    "freeze",
+    "gmac",
+    "parameter_count",
+    "stage_costs",
+    "unfreeze",
+]

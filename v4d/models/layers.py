@@ -1,0 +1,137 @@
+"""Residual blocks of I3D-S and the residual 4D block, on frames folded into the batch (see `layout`).
+
+Every module here maps `(x [N*U*T, C, H, W], units, frames)` to a tensor of the same kind.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from v4d.models.conv4d import Conv4d
+from v4d.models.layout import regroup
+
+
+class FrameConv(nn.Conv2d):
+    """1 x k x k: each frame by itself; the weight is torchvision's."""
+
+    def __init__(self, channels: int, out_channels: int, size: int, stride: int = 1):
+        super().__init__(channels, out_channels, size, stride, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        return super().forward(x)
+
+
+class TimeConv(nn.Conv2d):
+    """3 x 1 x 1 as a 2D convolution over `(T, H*W)`. Weight `[O, C, 3, 1]`."""
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels, (3, 1), padding=(1, 0), bias=False)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        height, width = x.shape[2:]
+        return regroup(super().forward(regroup(x, frames, height * width)), height, width)
+
+
+class SpaceTimeConv(nn.Conv3d):
+    """3 x 3 x 3 with a stride over space only. Weight `[O, C, 3, 3, 3]`."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int = 1):
+        super().__init__(channels, out_channels, 3, (1, stride, stride), padding=1, bias=False)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        y = super().forward(regroup(x, frames, *x.shape[2:]))
+        return regroup(y, *y.shape[3:])
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, over time as well where `temporal`; ResNet-18."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, temporal: bool):
+        super().__init__()
+        if temporal:
+            self.conv1, self.conv2 = SpaceTimeConv(channels, width, stride), SpaceTimeConv(width, width)
+        else:
+            self.conv1, self.conv2 = FrameConv(channels, width, 3, stride), FrameConv(width, width, 3)
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(channels, width, stride)
+
+    def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x, frames)))
+        y = self.bn2(self.conv2(y, frames))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+class Bottleneck(nn.Module):
+    """1x1 (3x1x1 where `temporal`), 3x3 with the stride, 1x1 to four times the width; ResNet-50."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, temporal: bool):
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = TimeConv(channels, width) if temporal else FrameConv(channels, width, 1)
+        self.conv2 = FrameConv(width, width, 3, stride)
+        self.conv3 = FrameConv(width, out_channels, 1)
+        self.bn1, self.bn2, self.bn3 = (
+            nn.BatchNorm2d(width),
+            nn.BatchNorm2d(width),
+            nn.BatchNorm2d(out_channels),
+        )
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(channels, out_channels, stride)
+
+    def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x, frames)))
+        y = self.relu(self.bn2(self.conv2(y, frames)))
+        y = self.bn3(self.conv3(y, frames))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+def shortcut(channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """The 1x1x1 convolution of a block that changes size, or None for the identity."""
+    if stride == 1 and channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class Residual4D(nn.Module):
+    """The residual 4D block: `Y = X + conv4d(X)`, or `Y = X + relu(bn(conv4d(X)))` with `batch_norm`.
+
+    The first is the released code's, the second the paper's. With the kernel at zero, and the batch norm as
+    it is made, both are the identity bit for bit. (Section 3.2 of the paper.)
+    """
+
+    def __init__(self, channels: int, kernel: tuple[int, int, int, int], batch_norm: bool, zero_init: bool):
+        super().__init__()
+        self.conv = Conv4d(channels, channels, kernel)
+        self.bn = nn.BatchNorm2d(channels) if batch_norm else None
+        if zero_init:
+            nn.init.zeros_(self.conv.weight)
+
+    def reset_to_identity(self) -> None:
+        """Kernel zero, batch norm as new: the block passes its input on, bit for bit."""
+        nn.init.zeros_(self.conv.weight)
+        if self.bn is not None:
+            self.bn.reset_parameters()
+
+    @property
+    def reach(self) -> int:
+        """How many units away a unit is seen; 0 for a kernel of extent 1 over U."""
+        return self.conv.kernel[0] // 2
+
+    def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        return self.merge(x, self.conv(x, units, frames))
+
+    def merge(self, x: Tensor, convolved: Tensor) -> Tensor:
+        """Add the finished convolution to the block's input."""
+        if self.bn is not None:
+            # clamp rather than relu: the same function, but its derivative at 0 is 1. A kernel that starts
+            # at zero gives zeros here, where relu's derivative of 0 would keep it at zero for ever.
+            convolved = torch.clamp(self.bn(convolved), min=0)
+        return x + convolved
