@@ -1,0 +1,16 @@
+"""Write the tables of what should exist: data/<dataset>/annotations/{classes.json, <split>.parquet}."""
+
+import argparse
+
+from v4d import config
+from v4d.data.annotations import write_annotations
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="config file")
+
+
+def run(args: argparse.Namespace) -> None:
+    dataset = config.load(args.config).dataset
+    for split, count in write_annotations(dataset, dataset.root / "annotations").items():
+        print(f"{split}: {count} videos annotated")

@@ -1,0 +1,176 @@
+"""The account of a data set: every video that should exist, and what became of it.
+
+data/<dataset>/manifest.parquet   MANIFEST_COLUMNS, a row a video
+data/<dataset>/dataset.json       counts by split and status, settings, and the fingerprint
+data/<dataset>/missing.csv        annotated, in no archive
+data/<dataset>/quarantine.csv     there, and not usable, with the decoder's own words
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas
+
+from v4d.config import Config
+from v4d.data.annotations import part_names
+from v4d.errors import V4DError
+from v4d.files import atomic_path, read_json, write_json
+
+if TYPE_CHECKING:
+    from v4d.data.loader import VideoRecord
+
+MANIFEST_COLUMNS = [
+    "video_id",
+    "label",
+    "class_index",
+    "split",
+    "part",
+    "status",
+    "reason",
+    "num_frames",
+    "fps",
+    "width",
+    "height",
+    "bytes",
+]
+
+
+def write_manifest(config: Config) -> dict[str, Any]:
+    """Join annotations and ledgers, check that the counts add up, and write the files above.
+
+    Returns:
+        What dataset.json holds.
+
+    Raises:
+        V4DError: a ledger is missing, names a video that was not annotated, or disagrees with its shard.
+    """
+    root = config.dataset.root
+    tables = [_split_manifest(config, split) for split in config.dataset.splits]
+    manifest = pandas.concat(tables, ignore_index=True)
+    info = {
+        "name": config.dataset.name,
+        "source": config.dataset.source,
+        "fingerprint": _fingerprint(config, manifest),
+        "classes": len(class_names(config)),
+        "counts": _counts(manifest),
+        "settings": {key: config.document[key] for key in ("clips", "frames")},
+    }
+    with atomic_path(root / "manifest.parquet") as temporary:
+        manifest.to_parquet(temporary, index=False)
+    _write_csv(root / "missing.csv", manifest[manifest["status"] == "missing"])
+    _write_csv(root / "quarantine.csv", manifest[~manifest["status"].isin(["ok", "missing"])])
+    write_json(root / "dataset.json", info)
+    return info
+
+
+def dataset_info(config: Config) -> dict[str, Any]:
+    """The content of dataset.json."""
+    return read_json(config.dataset.root / "dataset.json")
+
+
+def class_names(config: Config) -> list[str]:
+    """Class names; the index is the class index."""
+    return read_json(config.dataset.root / "annotations" / "classes.json")
+
+
+def read_manifest(config: Config) -> pandas.DataFrame:
+    path = config.dataset.root / "manifest.parquet"
+    if not path.exists():
+        raise V4DError(f"no such file: {path}; run `v4d manifest` first")
+    return pandas.read_parquet(path)
+
+
+def records(config: Config, split: str) -> "list[VideoRecord]":
+    """The usable videos of a split, in the order of their ids."""
+    from v4d.data.loader import VideoRecord
+
+    manifest = read_manifest(config)
+    usable = manifest[(manifest["split"] == split) & (manifest["status"] == "ok")].sort_values("video_id")
+    if usable.empty:
+        raise V4DError(f"data set {config.dataset.name!r} has no usable video in split {split!r}")
+    folder = (config.dataset.root / "frames" / split).absolute()
+    return [
+        VideoRecord(row.video_id, int(row.class_index), str(folder / f"{row.part}.lmdb"), int(row.num_frames))
+        for row in usable.itertuples()
+    ]
+
+
+def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
+    root = config.dataset.root
+    annotated = _read(root / "annotations" / f"{split}.parquet")
+    if annotated["video_id"].duplicated().any():
+        twice = annotated.loc[annotated["video_id"].duplicated(), "video_id"].iloc[0]
+        raise V4DError(f"annotations of {split}: {twice} is listed twice")
+    ledgers = [_checked_ledger(root, split, part) for part in part_names(config.dataset, split)]
+    found = pandas.concat(ledgers, ignore_index=True)
+    strangers = set(found["video_id"]) - set(annotated["video_id"])
+    if strangers:
+        raise V4DError(
+            f"ledgers of {split} hold {len(strangers)} videos without annotation: {min(strangers)}"
+        )
+    # An id in two archives: the usable one counts, else the first.
+    found = found.sort_values("status", key=lambda s: s != "ok", kind="stable").drop_duplicates("video_id")
+    columns = [name for name in found.columns if name not in ("label", "class_index", "split")]
+    table = annotated.drop(columns="part").merge(found[columns], on="video_id", how="left", validate="1:1")
+    absent = table["status"].isna()
+    table.loc[absent, "status"] = "missing"
+    table.loc[absent, "reason"] = "in no archive"
+    table["part"] = table["part"].fillna("")
+    table["reason"] = table["reason"].fillna("")
+    for name in ("num_frames", "width", "height", "bytes"):
+        table[name] = table[name].fillna(0).astype("int64")
+    extra = [name for name in table.columns if name not in MANIFEST_COLUMNS]
+    return table[MANIFEST_COLUMNS + extra]
+
+
+def _checked_ledger(root: Path, split: str, part: str) -> pandas.DataFrame:
+    """A part's ledger, held against its shard: the same videos, as many."""
+    from v4d.data.shards import ShardReader
+
+    ledger = _read(root / "frames" / split / f"{part}.parquet")
+    if ledger["video_id"].duplicated().any():
+        raise V4DError(f"ledger of {split}/{part} names a video twice")
+    usable = set(ledger.loc[ledger["status"] == "ok", "video_id"])
+    shard = set(ShardReader(root / "frames" / split / f"{part}.lmdb").video_ids)
+    if usable != shard:
+        odd = min(usable ^ shard)
+        raise V4DError(
+            f"{split}/{part}: ledger and shard differ in {len(usable ^ shard)} videos, e.g. {odd}; "
+            f"extract this part again"
+        )
+    return ledger
+
+
+def _read(path: Path) -> pandas.DataFrame:
+    if not path.exists():
+        raise V4DError(f"no such file: {path}; an earlier stage has not run")
+    return pandas.read_parquet(path)
+
+
+def _counts(manifest: pandas.DataFrame) -> dict[str, dict[str, int]]:
+    """`{split: {"annotated": n, status: n, ...}}`; that it adds up is checked, not assumed."""
+    counts = {}
+    for split, rows in manifest.groupby("split", sort=False):
+        by_status = {str(status): int(n) for status, n in rows["status"].value_counts().items()}
+        if sum(by_status.values()) != len(rows) or by_status.get("ok", 0) != (rows["num_frames"] > 0).sum():
+            raise V4DError(f"{split}: the counts do not add up: {by_status} of {len(rows)}")
+        counts[str(split)] = {"annotated": len(rows), "ok": by_status.pop("ok", 0), **by_status}
+    return counts
+
+
+def _fingerprint(config: Config, manifest: pandas.DataFrame) -> str:
+    """sha256 over what training sees: classes, usable videos with their lengths and sizes, settings."""
+    digest = hashlib.sha256()
+    settings = {key: config.document[key] for key in ("clips", "frames")}
+    digest.update(json.dumps([class_names(config), settings], sort_keys=True).encode())
+    usable = manifest[manifest["status"] == "ok"].sort_values(["split", "video_id"])
+    for row in usable[["split", "video_id", "class_index", "num_frames", "bytes"]].itertuples(index=False):
+        digest.update("\t".join(map(str, row)).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _write_csv(path: Path, table: pandas.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
