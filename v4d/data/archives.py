@@ -1,0 +1,138 @@
+"""Archives of videos, read as a stream: members one after the other, nothing unpacked to disk.
+
+What is gzip and what is plain tar is told by content (files named .tar.gz have been plain). Only regular
+files count, by the last part of their path; a member whose path climbs out, a link or a device is refused.
+An archive that ends early or is damaged raises: it never just looks shorter.
+"""
+
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from v4d.errors import V4DError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".flv", ".mpg"})
+_TIMES = re.compile(r"_(\d{6})_(\d{6})$")
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
+_CHUNK = 1 << 20
+
+
+class ArchiveError(V4DError):
+    """An archive is damaged, cut short, or no archive."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A video in an archive. `refused` says why it may not be used ("" if it may); then `data` is empty."""
+
+    video_id: str
+    data: bytes
+    refused: str = ""
+
+
+def video_id_of(name: str) -> str:
+    """The id in a member's name: `a/b/-x_y_000012_000022.mp4` -> `-x_y`, `left_0001.mp4` -> `left_0001`."""
+    return _TIMES.sub("", PurePosixPath(name.replace("\\", "/")).stem)
+
+
+def read_members(path: Path, wanted: frozenset[str] | None = None) -> Iterator[Member]:
+    """Yield the videos of an archive in its order; others than `wanted` are passed over unread.
+
+    Raises:
+        ArchiveError: the archive is not there, is damaged or ends early; members came out before that
+            may have come out already, so the caller must throw away what it made of them.
+    """
+    with _open_tar(path) as archive:
+        for info in archive:
+            video_id = video_id_of(info.name)
+            if not _looks_like_video(info) or (wanted is not None and video_id not in wanted):
+                continue
+            refused = _refusal(info)
+            yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
+
+
+def _looks_like_video(info: tarfile.TarInfo) -> bool:
+    name = PurePosixPath(info.name.replace("\\", "/")).name
+    # `._x.mp4` holds macOS's attributes of x.mp4
+    return not info.isdir() and not name.startswith("._") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _refusal(info: tarfile.TarInfo) -> str:
+    """Why a member may not be used, or ""."""
+    path = PurePosixPath(info.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        return f"the member's path leaves its folder: {info.name}"
+    if not info.isreg():
+        return "the member is a link" if info.issym() or info.islnk() else "the member is no regular file"
+    return ""
+
+
+def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> bytes:
+    data = archive.extractfile(info).read()
+    if len(data) != info.size:
+        raise ArchiveError(f"{path} ends early, in {info.name}")
+    return data
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open for one pass; at the end of the block make sure that the archive was whole."""
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(2)
+            raw.seek(0)
+            stream = gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw
+            with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo) as archive:
+                archive.plain = stream is raw
+                yield archive
+                _drain(stream)
+    except FileNotFoundError as error:
+        raise ArchiveError(f"no such archive: {path}") from error
+    except _DAMAGE as error:
+        raise ArchiveError(f"{path} is {_describe(path)}: {error}") from error
+
+
+def _drain(stream: BinaryIO) -> None:
+    """Read on to the end, where gzip has its checksum."""
+    while stream.read(_CHUNK):
+        pass
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """Headers that tarfile would take for the end of the archive raise instead.
+
+    tarfile stops without a word at a damaged header and where the file ends between two members; only a
+    block of zeros is an end. Inside gzip, whose checksum says that nothing is missing, the block may lack.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.EmptyHeaderError as error:
+            if getattr(archive, "plain", True):
+                raise tarfile.ReadError("it ends without an end mark") from error
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged at byte {archive.offset}: {error}") from error
+
+
+def _describe(path: Path) -> str:
+    """What a file that cannot be read as an archive is, by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "empty"
+    if head.lstrip()[:1] == b"<":
+        return "a web page, not an archive"
+    if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
+        return "a damaged or truncated archive"
+    return "not an archive"
