@@ -96,6 +96,8 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         raise ArchiveError(f"no such archive: {path}") from error
     except _DAMAGE as error:
         raise ArchiveError(f"{path} is {_describe(path)}: {error}") from error
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _drain(stream: BinaryIO) -> None:

@@ -82,9 +82,9 @@ def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
     limit = str(int(settings.timeout) + 5)
     binary = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
     options = {"timelimit": limit, "filter_complex_threads": 1, "threads": 1}
-    video = ffmpeg.input(
-        source, **options, protocol_whitelist="file", format_whitelist=CONTAINERS
-    )["V"]  # V, not v: an attached picture is no video
+    video = ffmpeg.input(source, **options, protocol_whitelist="file", format_whitelist=CONTAINERS)[
+        "V"
+    ]  # V, not v: an attached picture is no video
     if settings.fps is not None:
         video = video.filter("fps", fps=settings.fps)
     width, height = _scale(settings.size)
@@ -119,7 +119,10 @@ def _scale(size: str | int) -> tuple[int | str, int | str]:
     if not isinstance(wanted, int):
         return wanted
     # dar: the ratio as displayed, after rotation and with pixels that need not be square
-    return f"if(lt(dar,1),{wanted},2*round({wanted}*dar/2))", f"if(lt(dar,1),2*round({wanted}/dar/2),{wanted})"
+    return (
+        f"if(lt(dar,1),{wanted},2*round({wanted}*dar/2))",
+        f"if(lt(dar,1),2*round({wanted}/dar/2),{wanted})",
+    )
 
 
 def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
@@ -183,7 +186,7 @@ def _readable(source: Path | bytes | int) -> Iterator[tuple[str, list[int]]]:
         yield f"/dev/fd/{source}", [source]
     else:
         with anonymous_file(len(source)) as descriptor:
-            with open(descriptor, "wb", closefd=False) as file:  # noqa: PTH123
+            with open(descriptor, "wb", closefd=False) as file:
                 file.write(source)
             yield f"/dev/fd/{descriptor}", [descriptor]
 
