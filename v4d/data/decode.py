@@ -1,0 +1,165 @@
+"""From the bytes of a clip to JPEG frames: every frame counted, every `stride`-th one encoded.
+
+A JPEG is full-range BT.601, a clip hardly ever is. PyAV hands out YUV planes, swscale brings them
+to the JPEG's range and matrix, and they are compressed as they are: no way through RGB and back.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+import simplejpeg
+
+from v4d.config import FramesConfig, frame_size
+
+_DECORD_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ClipBytes:
+    """Where a clip lies: `size` bytes at `offset` of a file (a member of a tar)."""
+
+    path: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with Path(self.path).open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass
+class DecodedClip:
+    """A clip's frames, or what is wrong with it."""
+
+    status: str = "ok"
+    """ok, corrupt, no_video_stream or too_short (not one frame)."""
+    reason: str = ""
+    """The decoder's own words."""
+    jpegs: list[bytes] = field(default_factory=list)
+    """Source frames 0, stride, 2 * stride, ..."""
+    num_frames: int = 0
+    """Frames decoded, whatever the stride."""
+    fps: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    """Width and height of the JPEGs."""
+    source_size: tuple[int, int] = (0, 0)
+
+
+def decode_clip(clip: ClipBytes, settings: FramesConfig) -> DecodedClip:
+    """Decode a clip and compress its frames.
+
+    What is wrong with the clip is in the result, not raised. The decoder may still crash or hang:
+    call this in a child process.
+    """
+    decoder = _decord_frames if settings.decoder == "decord" else _pyav_frames
+    try:
+        result = decoder(clip.read(), settings)
+    except av.error.FFmpegError as error:
+        return DecodedClip("corrupt", f"{error.strerror or error}")
+    except Exception as error:  # decord's errors have no base of their own
+        if not _from_decord(error):
+            raise
+        return DecodedClip("corrupt", str(error).strip().splitlines()[0])
+    if result.status == "ok" and not result.num_frames:
+        return DecodedClip("too_short", "not one frame could be decoded")
+    return result
+
+
+def target_size(width: int, height: int, size: str | int | None) -> tuple[int, int]:
+    """Width and height of the frames: the clip's own, exactly WIDTHxHEIGHT, or with that short side."""
+    if size is None:
+        return width, height
+    wanted = frame_size(size)
+    if isinstance(wanted, tuple):
+        return wanted
+    longer = 2 * round(max(width, height) * wanted / min(width, height) / 2)
+    return (longer, wanted) if width >= height else (wanted, longer)
+
+
+def decoder_names(settings: FramesConfig) -> tuple[str, str]:
+    """Decoder and encoder with their versions, for the header of a shard."""
+    encoder = f"simplejpeg {simplejpeg.__version__}"
+    if settings.decoder == "decord":
+        import decord
+
+        return f"decord {decord.__version__}", encoder
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    return f"PyAV {av.__version__} (libavcodec {codec})", encoder
+
+
+def _pyav_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
+    with av.open(io.BytesIO(data)) as container:
+        if not container.streams.video:
+            return DecodedClip("no_video_stream", "the file has no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # a process a core, not threads
+        result = DecodedClip(fps=float(stream.average_rate or stream.guessed_rate or 0))
+        for frame in container.decode(stream):
+            if not result.num_frames:
+                result.source_size = frame.width, frame.height
+                result.size = target_size(frame.width, frame.height, settings.size)
+            if result.num_frames % settings.stride == 0:
+                result.jpegs.append(_encode(frame, result.size, settings.quality))
+            result.num_frames += 1
+        return result
+
+
+def _encode(frame: av.VideoFrame, size: tuple[int, int], quality: int) -> bytes:
+    """Compress a frame's planes, in the JPEG's own range and matrix, without a detour through RGB."""
+    frame = frame.reformat(
+        *size,
+        format="yuvj420p",
+        dst_colorspace="ITU601",
+        dst_color_range="JPEG",
+        interpolation="BICUBIC",
+    )
+    planes = [
+        np.ascontiguousarray(
+            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        )
+        for plane in frame.planes
+    ]
+    return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)
+
+
+def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+    height, width = reader[0].shape[:2]
+    size = target_size(width, height, settings.size)
+    if size != (width, height):
+        reader = decord.VideoReader(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
+    jpegs = [
+        simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420")
+        for image in _decord_images(reader, settings.stride)
+    ]
+    return DecodedClip(
+        jpegs=jpegs,
+        num_frames=len(reader),
+        fps=float(reader.get_avg_fps()),
+        size=size,
+        source_size=(width, height),
+    )
+
+
+def _decord_images(reader, stride: int) -> Iterator[np.ndarray]:
+    wanted = range(0, len(reader), stride)
+    for first in range(0, len(wanted), _DECORD_BATCH):
+        yield from reader.get_batch(list(wanted[first : first + _DECORD_BATCH])).asnumpy()
+
+
+def _from_decord(error: Exception) -> bool:
+    """decord raises RuntimeError, or DECORDError, which is none."""
+    with contextlib.suppress(ImportError):
+        from decord import DECORDError
+
+        return isinstance(error, (RuntimeError, DECORDError))
+    return False

@@ -1,0 +1,193 @@
+"""The shard format, version 1: the JPEG frames of a part's videos in one LMDB file.
+
+Keys begin with a digit for the kind of record, so that the file is written in ascending order of keys
+and a video's frames lie together. Numbers in keys and in binary values are big-endian.
+
+    0                     header, JSON: format, version, size [width, height] or null where videos differ,
+                          quality and subsampling of the JPEGs, stride, names of decoder and encoder
+    1 <video> <frame>     one frame, baseline JPEG, full-range BT.601. <video> counts videos, <frame> counts
+                          stored frames, both uint32: stored frame k is source frame k * stride
+    2 <video>             uint32 CRC-32 of every stored frame of the video, in order
+    3 <video id>          video, JSON: number, class_index, num_frames (of the source, whatever the stride),
+                          fps, width, height (of the frames), source_width, source_height
+    4                     end, JSON: videos, frames (stored), bytes (of JPEG)
+
+Behind the last LMDB page follows the seal, 60 bytes: magic `V4DSHARD`, uint32 version, uint32 CRC-32 of the
+first 128 KiB (LMDB's meta pages are there), uint64 length of what is before the seal, its SHA-256, and uint32
+CRC-32 of the seal itself. LMDB has no checksums, says nothing of an unfinished file, and dies of SIGBUS on a
+truncated one; without a right seal a file is never handed to it. Plain LMDB (`subdir=False`) opens a
+sealed file as it is.
+
+A shard is written under `.<name>.part` beside its target, sealed, synced and renamed: under its own name
+it is whole or not there.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from v4d.errors import V4DError
+
+FORMAT = "v4d-frames"
+VERSION = 1
+HEADER_KEY, END_KEY = b"0", b"4"
+FRAME_PREFIX, CHECKSUMS_PREFIX, VIDEO_PREFIX = b"1", b"2", b"3"
+MAGIC = b"V4DSHARD"
+SEAL = struct.Struct(">8sIIQ32s")
+SEAL_BYTES = SEAL.size + 4
+HEAD_BYTES = 128 * 1024
+_BLOCK_BYTES = 1 << 22
+_FRAME_KEY = struct.Struct(">II")
+_NUMBER = struct.Struct(">I")
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """What holds for every video of a shard."""
+
+    size: tuple[int, int] | None
+    """Width and height of every frame; None where videos differ."""
+    quality: int
+    subsampling: str = "4:2:0"
+    stride: int = 1
+    """Every `stride`-th source frame is stored."""
+    decoder: str = ""
+    encoder: str = ""
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a shard knows of one video, besides its frames."""
+
+    number: int
+    class_index: int
+    num_frames: int
+    """Frames of the source video, whatever the stride."""
+    fps: float
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+
+
+def frame_key(number: int, frame: int) -> bytes:
+    return FRAME_PREFIX + _FRAME_KEY.pack(number, frame)
+
+
+def checksums_key(number: int) -> bytes:
+    return CHECKSUMS_PREFIX + _NUMBER.pack(number)
+
+
+def video_key(video_id: str) -> bytes:
+    return VIDEO_PREFIX + video_id.encode()
+
+
+def pack_checksums(checksums: Iterable[int]) -> bytes:
+    checksums = list(checksums)
+    return struct.pack(f">{len(checksums)}I", *checksums)
+
+
+def unpack_checksums(value: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(value) // 4}I", value)
+
+
+def stored_count(num_frames: int, stride: int) -> int:
+    """Frames a shard holds of a video: source frames 0, stride, 2 * stride, ..."""
+    return -(-num_frames // stride)
+
+
+def pack_header(header: ShardHeader) -> bytes:
+    return _json({"format": FORMAT, "version": VERSION} | asdict(header))
+
+
+def unpack_header(value: bytes) -> ShardHeader:
+    fields = json.loads(bytes(value))
+    del fields["format"], fields["version"]
+    size = fields.pop("size")
+    return ShardHeader(size=tuple(size) if size else None, **fields)
+
+
+def pack_video(video: Video) -> bytes:
+    return _json(asdict(video))
+
+
+def unpack_video(value: bytes) -> Video:
+    return Video(**json.loads(bytes(value)))
+
+
+def pack_end(videos: int, frames: int, size: int) -> bytes:
+    return _json({"videos": videos, "frames": frames, "bytes": size})
+
+
+def unpack_end(value: bytes) -> dict[str, int]:
+    return json.loads(bytes(value))
+
+
+def seal(path: Path) -> None:
+    """Append the seal to a finished LMDB file."""
+    length, head, digest = _measure(path, path.stat().st_size)
+    body = SEAL.pack(MAGIC, VERSION, head, length, digest)
+    with path.open("ab") as file:
+        file.write(body + _NUMBER.pack(zlib.crc32(body)))
+
+
+def check_seal(path: Path, *, whole: bool = False) -> None:
+    """Refuse a file that is no finished shard of this version; `whole` reads and checks every byte.
+
+    Raises:
+        V4DError: no such file, empty, truncated or unfinished, of another version, or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise V4DError(f"shard {path} is empty")
+            file.seek(max(0, size - SEAL_BYTES))
+            raw = file.read()
+    except OSError as error:
+        raise V4DError(f"cannot open shard {path}: {error.strerror}") from error
+    head, length, digest = _unpack_seal(path, raw)
+    if length != size - SEAL_BYTES:
+        raise V4DError(f"shard {path} is damaged: {size - SEAL_BYTES} bytes where {length} were written")
+    found_length, found_head, found_digest = _measure(path, length if whole else min(length, HEAD_BYTES))
+    if found_head != head:
+        raise V4DError(
+            f"shard {path} is damaged: its first {HEAD_BYTES // 1024} KiB differ from what was written"
+        )
+    if whole and (found_digest, found_length) != (digest, length):
+        raise V4DError(f"shard {path} is damaged: its SHA-256 differs from what was written")
+
+
+def _unpack_seal(path: Path, raw: bytes) -> tuple[int, int, bytes]:
+    """The checked fields of a seal: CRC-32 of the head, length, SHA-256."""
+    body, check = raw[: SEAL.size], raw[SEAL.size :]
+    if len(raw) < SEAL_BYTES or body[: len(MAGIC)] != MAGIC:
+        raise V4DError(f"shard {path} is truncated or was never finished: it has no seal at its end")
+    if _NUMBER.pack(zlib.crc32(body)) != check:
+        raise V4DError(f"shard {path} is damaged: its seal is broken")
+    _, version, head, length, digest = SEAL.unpack(body)
+    if version != VERSION:
+        raise V4DError(f"shard {path} has format version {version}; this program reads version {VERSION}")
+    return head, length, digest
+
+
+def _measure(path: Path, length: int) -> tuple[int, int, bytes]:
+    """Bytes read (at most `length`), CRC-32 of the first HEAD_BYTES, SHA-256 of all."""
+    digest, left, head = hashlib.sha256(), length, None
+    with path.open("rb") as file:
+        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+            if head is None:
+                head = zlib.crc32(block[:HEAD_BYTES])
+            digest.update(block)
+            left -= len(block)
+    return length - left, head or 0, digest.digest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

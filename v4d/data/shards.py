@@ -1,0 +1,242 @@
+"""Reading a shard: frames of a video as one array, decoded straight from the map.
+
+The format is described in `v4d.data.shard_format`.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import simplejpeg
+
+from v4d.data import shard_format as fmt
+from v4d.data.shard_format import ShardHeader, Video
+from v4d.data.shard_writer import ShardWriter
+from v4d.errors import V4DError
+
+__all__ = ["BadFrameError", "ShardHeader", "ShardReader", "ShardWriter", "Video"]
+
+READ_THREADS = 8
+COLD_SECONDS = 150e-6
+"""A frame that takes longer to fetch was not in the page cache; one that was takes a tenth of it."""
+
+
+class BadFrameError(V4DError):
+    """A frame of a shard is missing or is no JPEG of the right size."""
+
+    def __init__(self, path: Path, video_id: str, frame: int, reason: str):
+        super().__init__(f"shard {path}: video {video_id}, source frame {frame}: {reason}")
+        self.path, self.video_id, self.frame, self.reason = path, video_id, frame, reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.video_id, self.frame, self.reason)
+
+
+class ShardReader:
+    """A finished shard. It is opened at the first use, once per process; it pickles as its path.
+
+    Raises:
+        V4DError: the file is missing, empty, truncated, unfinished or of another format version.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        fmt.check_seal(self.path)
+        self._map: _Map | None = None
+
+    def __reduce__(self):
+        return type(self), (self.path,)
+
+    @property
+    def header(self) -> ShardHeader:
+        return self._open().header
+
+    @property
+    def video_ids(self) -> list[str]:
+        """Ids of all videos, in the order in which they were written."""
+        videos = sorted((video.number, name) for name, video in self.videos())
+        return [name for _, name in videos]
+
+    def videos(self) -> Iterator[tuple[str, Video]]:
+        """Every video's id and record, by id."""
+        cursor = self._open().transaction().cursor()
+        found = cursor.set_range(fmt.VIDEO_PREFIX)
+        while found and bytes(cursor.key()[:1]) == fmt.VIDEO_PREFIX:
+            yield bytes(cursor.key()[1:]).decode(), fmt.unpack_video(cursor.value())
+            found = cursor.next()
+
+    def counts(self) -> dict[str, int]:
+        """The closing record: `videos`, stored `frames`, `bytes` of JPEG."""
+        return fmt.unpack_end(self._open().get(fmt.END_KEY))
+
+    def video(self, video_id: str) -> Video:
+        """What the shard knows of a video; V4DError where it has none of that id."""
+        value = self._open().get(fmt.video_key(video_id))
+        if value is None:
+            raise V4DError(f"shard {self.path} has no video {video_id}")
+        return fmt.unpack_video(value)
+
+    def num_frames(self, video_id: str) -> int:
+        """Frames of the source video, whatever the shard's stride."""
+        return self.video(video_id).num_frames
+
+    def checksums(self, video_id: str) -> tuple[int, ...]:
+        """CRC-32 of every stored frame of a video."""
+        return fmt.unpack_checksums(self._open().get(fmt.checksums_key(self.video(video_id).number)) or b"")
+
+    def frames(self, video_id: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode frames, each distinct one once.
+
+        Args:
+            indices: source frame numbers in any order; where the shard's stride skips a frame, the stored
+                one before it stands for it.
+
+        Returns:
+            uint8 `[len(indices), H, W, 3]`, RGB.
+
+        Raises:
+            V4DError: no such video.
+            IndexError: an index outside `[0, num_frames)`.
+            BadFrameError: a frame is missing or broken.
+        """
+        video = self.video(video_id)
+        images = np.empty((len(indices), video.height, video.width, 3), dtype=np.uint8)
+        for places, frame, jpeg in self._fetch(video_id, video, indices):
+            first, *others = places
+            self._decode(video_id, frame, jpeg, images[first])
+            for other in others:
+                images[other] = images[first]
+        return images
+
+    def decoded(
+        self, video_id: str, indices: Sequence[int] | np.ndarray
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Like `frames`, one distinct frame at a time: its places in `indices`, and uint8 `[H, W, 3]`.
+
+        The image is overwritten by the next one: it stays in the processor's cache, which is what makes
+        cropping right behind the decoder cheap.
+        """
+        video = self.video(video_id)
+        image = np.empty((video.height, video.width, 3), dtype=np.uint8)
+        for places, frame, jpeg in self._fetch(video_id, video, indices):
+            self._decode(video_id, frame, jpeg, image)
+            yield places, image
+
+    def jpegs(self, video_id: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The undecoded frames, one for each index."""
+        video = self.video(video_id)
+        found: list[bytes] = [b""] * len(indices)
+        for places, _, jpeg in self._fetch(video_id, video, indices):
+            for place in places:
+                found[place] = bytes(jpeg)
+        return found
+
+    def _fetch(
+        self, video_id: str, video: Video, indices: Sequence[int] | np.ndarray
+    ) -> Iterator[tuple[list[int], int, memoryview]]:
+        """Distinct stored frames: places in `indices`, source frame number, JPEG in the map."""
+        shard = self._open()
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(np.asarray(indices).tolist()):
+            if not 0 <= index < video.num_frames:
+                raise IndexError(f"frame {index} of video {video_id}, which has {video.num_frames}")
+            places.setdefault(index // shard.header.stride, []).append(place)
+        keys = [fmt.frame_key(video.number, stored) for stored in places]
+        for (stored, where), jpeg in zip(places.items(), shard.values(keys), strict=True):
+            frame = stored * shard.header.stride
+            if jpeg is None:
+                raise BadFrameError(self.path, video_id, frame, "it is missing")
+            yield where, frame, jpeg
+
+    def _decode(self, video_id: str, frame: int, jpeg: memoryview, out: np.ndarray) -> None:
+        try:
+            image = simplejpeg.decode_jpeg(jpeg, buffer=out)
+        except ValueError as error:
+            raise BadFrameError(self.path, video_id, frame, str(error)) from error
+        if image.shape != out.shape:
+            raise BadFrameError(self.path, video_id, frame, f"it has shape {image.shape}, not {out.shape}")
+
+    def _open(self) -> "_Map":
+        if self._map is None:
+            self._map = _shared_map(self.path)
+        return self._map
+
+
+class _Map:
+    """One LMDB environment and its header; a read transaction a thread.
+
+    Read-only and without LMDB's lock file it is memory and nothing else, so a forked child goes on using
+    its parent's (py-lmdb would refuse to open the path again).
+    """
+
+    def __init__(self, path: Path):
+        fmt.check_seal(path)
+        try:
+            # Read-ahead fetches 8 times what is needed when frames are picked here and there.
+            self.env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise V4DError(f"cannot open shard {path}: {error}") from error
+        self._local = threading.local()
+        header = self.get(fmt.HEADER_KEY)
+        if header is None:
+            raise V4DError(f"shard {path} is damaged: it has no header")
+        self.header = fmt.unpack_header(header)
+
+    def transaction(self) -> lmdb.Transaction:
+        """This thread's read transaction; a finished file never changes, so it is kept."""
+        if not hasattr(self._local, "transaction"):
+            self._local.transaction = self.env.begin(buffers=True)
+        return self._local.transaction
+
+    def get(self, key: bytes) -> memoryview | None:
+        return self.transaction().get(key)
+
+    def values(self, keys: list[bytes]) -> Iterator[memoryview | None]:
+        """Values in order. Once one was not in memory, the rest are fetched by several threads."""
+        get = self.transaction().get
+        for position, key in enumerate(keys):
+            start = time.perf_counter()
+            value = get(key)
+            if time.perf_counter() - start > COLD_SECONDS:
+                yield value
+                yield from _readers().map(self.get, keys[position + 1 :])
+                return
+            yield value
+
+
+_maps: "weakref.WeakValueDictionary[tuple[int, int], _Map]" = weakref.WeakValueDictionary()
+_maps_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+
+
+def _shared_map(path: Path) -> _Map:
+    """The process's one map of a file; a shard that was written anew is another file."""
+    with _maps_lock:
+        status = path.stat()
+        key = status.st_dev, status.st_ino
+        shard = _maps.get(key)
+        if shard is None:
+            shard = _maps[key] = _Map(path)
+        return shard
+
+
+def _readers() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="v4d-read")
+    return _pool
+
+
+def _after_fork() -> None:
+    """Threads and held locks do not come along into a child."""
+    global _pool, _maps_lock
+    _pool, _maps_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
