@@ -7,8 +7,8 @@ is replayed as soon as it answers, by the next stage of the model, or by `v4d tr
     results/<name>/<model>/tracking.jsonl     the journal
     results/<name>/<model>/mlflow_run.json    the run's id, and how many bytes of the journal MLflow has
 
-A metric that the journal holds already is not written again: a training that was killed and goes on
-from its last checkpoint repeats some steps, and the curves must not show them twice. What was
+Of training's curves, a point that the journal holds already is not written again: a training that was
+killed and goes on from its last checkpoint repeats some steps, and must not show them twice. What was
 pushed twice because a kill came between push and note keeps its time stamp, and MLflow stores an
 identical point once.
 """
@@ -24,8 +24,9 @@ from typing import Any
 
 from v4d.config import Config, TrackingConfig
 from v4d.errors import V4DError
-from v4d.files import read_json, write_json
+from v4d.files import read_json, write_json, write_text
 
+JOURNAL = "tracking.jsonl"
 PUSH_SECONDS = 2.0
 BATCH = 500
 """Metrics in a call; 2,000 a second and more, where single calls make 21."""
@@ -44,8 +45,8 @@ class Tracker:
     def set_tags(self, tags: dict[str, Any]) -> None:
         """What the run can be found by."""
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Numbers at a step (an epoch, or an optimiser step)."""
+    def log_metrics(self, metrics: dict[str, float], step: int, *, once: bool = False) -> None:
+        """Numbers at a step (epoch or optimiser step); `once` leaves out points that the run has already."""
 
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         """A file that exists until the tracker is closed."""
@@ -72,8 +73,11 @@ class Tracker:
         self.close("RUNNING" if kind is None else "FAILED")
 
 
-def open_tracker(config: Config, run_name: str, *, state_file: Path) -> Tracker:
-    """A tracker for one run, a new one or, where `state_file` names one, the same as before."""
+def open_tracker(config: Config, run_name: str, *, state_file: Path, stage: str = "") -> Tracker:
+    """A tracker for one run, a new one or, where `state_file` names one, the same as before.
+
+    `stage` is noted with every entry; see `forget_stages`.
+    """
     if config.tracking.backend == "none":
         return Tracker()
     try:
@@ -81,13 +85,29 @@ def open_tracker(config: Config, run_name: str, *, state_file: Path) -> Tracker:
     except ImportError:
         print("tracking: mlflow is not installed; nothing is tracked", file=sys.stderr)
         return Tracker()
-    return MlflowTracker(config.tracking, run_name, state_file)
+    return MlflowTracker(config.tracking, run_name, state_file, stage)
+
+
+def forget_stages(state_file: Path, keep: set[str], aside: Path) -> None:
+    """Have the next tracker begin a new run that knows of the stages in `keep` only.
+
+    For a stage that is trained anew with other settings: a run shows one training, not two on top of each
+    other. The old journal and the old run's id move to the folder `aside`; the old run stays in MLflow.
+    """
+    journal = state_file.with_name(JOURNAL)
+    kept = [entry for entry in _read_journal(journal) if entry.get("stage") in keep and keep]
+    for path in (state_file, journal):
+        if path.exists():
+            path.replace(aside / path.name)
+    if kept:
+        write_text(journal, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
 
 
 class MlflowTracker(Tracker):
     """Writes the journal, and pushes it from a thread of its own."""
 
-    def __init__(self, settings: TrackingConfig, run_name: str, state_file: Path):
+    def __init__(self, settings: TrackingConfig, run_name: str, state_file: Path, stage: str):
+        self.stage = stage
         self.pusher = Pusher(settings, run_name, Path(state_file))
         self.journal_file = self.pusher.journal_file
         self._known = {
@@ -112,9 +132,9 @@ class MlflowTracker(Tracker):
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._write({"kind": "tag", "key": key, "value": str(value)} for key, value in tags.items())
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int, *, once: bool = False) -> None:
         now = int(time.time() * 1000)
-        fresh = {key: value for key, value in metrics.items() if (key, step) not in self._known}
+        fresh = {k: v for k, v in metrics.items() if not once or (k, step) not in self._known}
         self._known |= {(key, step) for key in fresh}
         self._write(
             {"kind": "metric", "key": key, "value": float(value), "step": step, "time": now}
@@ -162,6 +182,7 @@ class MlflowTracker(Tracker):
 
     def _write(self, entries: Any) -> None:
         """Append whole lines in one call, so that a kill leaves at most the last line torn."""
+        entries = ({"stage": self.stage, **entry} for entry in entries)
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         if lines:
             self._journal.write(lines)
@@ -178,7 +199,7 @@ class Pusher:
 
     def __init__(self, settings: TrackingConfig, run_name: str, state_file: Path):
         self.settings, self.uri, self.run_name, self.state_file = settings, settings.uri, run_name, state_file
-        self.journal_file = state_file.with_name("tracking.jsonl")
+        self.journal_file = state_file.with_name(JOURNAL)
         self.journal_file.parent.mkdir(parents=True, exist_ok=True)
         _mend(self.journal_file)
         state = read_json(state_file) if state_file.exists() else {}
@@ -335,7 +356,7 @@ def sync(config: Config) -> list[str]:
         V4DError: the server still does not answer.
     """
     sent = []
-    for journal in sorted(config.results.glob("*/tracking.jsonl")):
+    for journal in sorted(config.results.glob(f"*/{JOURNAL}")):
         state_file = journal.with_name("mlflow_run.json")
         pusher = Pusher(config.tracking, journal.parent.name, state_file)
         if not pusher.pending():

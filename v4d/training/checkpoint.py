@@ -1,0 +1,134 @@
+"""Checkpoints: the whole state of a training, in a folder that one job at a time may write.
+
+results/<name>/<model>/<stage>/checkpoints/
+    last.pt                   the newest state: the end of an epoch, or a moment inside one
+    epoch_0012.pt             the last `keep` ends of epochs
+    best.pt                   the end of the epoch with the highest validation top-1
+    superseded-<sha>/         states of other settings: set aside, never deleted
+    .lock                     held by the running job
+
+What is random (augmentation, dropout, order) is drawn anew from (seed, epoch, step or video), so that the
+position in the training is all the state that generators need; see `loop.seed_step`.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from v4d.errors import V4DError
+from v4d.files import atomic_path
+from v4d.models.saved import read_weights
+
+FORMAT = 1
+
+
+class CheckpointFolder:
+    """Reads and writes the states of one training stage."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the kernel frees it when the process is gone, however it ends.
+
+        Raises:
+            V4DError: another process holds it, e.g. one that outlived a killed workflow.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise V4DError(
+                    f"{self.folder} is being written by process {holder} "
+                    "(a training that outlived its workflow?); wait for it or end it"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def save(self, state: dict[str, Any], *, end_of_epoch: bool, best: bool) -> None:
+        """Write `last.pt`, and at the end of an epoch its own file; prune the oldest."""
+        last = self.folder / "last.pt"
+        with atomic_path(last) as temporary:
+            torch.save(state | {"format": FORMAT}, temporary)
+        if end_of_epoch:
+            _link(last, self.folder / f"epoch_{state['epoch']:04d}.pt")
+            for old in sorted(self.folder.glob("epoch_*.pt"))[: -self.keep]:
+                old.unlink()
+        if best:
+            _link(last, self.folder / "best.pt")
+
+    def save_debug(self, state: dict[str, Any]) -> Path:
+        """The state of a training that has gone wrong, beside the others."""
+        path = self.folder / "debug.pt"
+        with atomic_path(path) as temporary:
+            torch.save(state | {"format": FORMAT}, temporary)
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest readable state, or None where there is none."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return None
+        state = read_weights(path)
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise V4DError(f"{path} is no checkpoint of this version (format {FORMAT})")
+        return state
+
+    def set_aside(self, name: str) -> Path:
+        """Move all states into a folder of their own and start afresh; nothing is deleted."""
+        target = self.folder / f"superseded-{name}"
+        target.mkdir(exist_ok=True)
+        for path in self.folder.glob("*.pt"):
+            shutil.move(path, target / path.name)
+        return target
+
+
+def check_identity(state: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    """Refuse a state of another data set, class list or architecture, and say what differs.
+
+    Raises:
+        V4DError: one line with the first difference.
+    """
+    for key, now in identity.items():
+        then = state["identity"].get(key)
+        if then == now:
+            continue
+        if isinstance(then, dict) and isinstance(now, dict):
+            key, then, now = _first_difference(key, then, now)
+        elif isinstance(then, list) and isinstance(now, list):
+            odd = sorted(set(map(str, then)) ^ set(map(str, now)))
+            key, then, now = f"{key} ({', '.join(odd[:3]) or 'order'})", len(then), len(now)
+        raise V4DError(
+            f"{folder} was written for another training: {key} was {then}, is now {now}; "
+            "give this config another name, or move that folder away"
+        )
+
+
+def _first_difference(key: str, then: dict, now: dict) -> tuple[str, Any, Any]:
+    for name in sorted(set(then) | set(now)):
+        if then.get(name) != now.get(name):
+            return f"{key}.{name}", then.get(name), now.get(name)
+    return key, then, now
+
+
+def _link(source: Path, target: Path) -> None:
+    """Another name for the same bytes; a copy where the file system has no hard links."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

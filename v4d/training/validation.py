@@ -1,0 +1,57 @@
+"""Validation with exact numbers: every video once, at any number of ranks."""
+
+import torch
+import torch.nn.functional as F
+
+from v4d.data.loader import Loader, normalise
+from v4d.errors import V4DError
+from v4d.models.network import VideoNet
+from v4d.training.distributed import Ranks, broadcast_object, gather_objects
+from v4d.training.loop import precision_of
+
+Row = tuple[str, float, bool, bool]
+"""video id, loss, top-1 right, top-5 right"""
+
+
+@torch.inference_mode()
+def validate(
+    model: VideoNet, loader: Loader, ranks: Ranks, expected: int, precision: str = "float32"
+) -> dict[str, float]:
+    """Loss, top-1 and top-5 (percent) over the videos of all ranks' loaders, on every rank.
+
+    Raises:
+        V4DError: the videos seen are not `expected` different ones.
+    """
+    model.eval()
+    rows: list[tuple[list[str], torch.Tensor]] = []
+    bf16 = precision_of(precision, ranks.device) == "bf16"
+    for batch in loader.on_device(ranks.device):
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(normalise(batch.frames)).float()
+        loss = F.cross_entropy(logits, batch.class_index, reduction="none")
+        ranked = logits.topk(min(5, logits.shape[1]), 1).indices == batch.class_index[:, None]
+        columns = torch.stack([loss, ranked[:, 0].float(), ranked.any(1).float()], 1)
+        rows.append((batch.video_id, columns))  # stays on the device: no wait inside the loop
+    mine: list[Row] = [
+        (video_id, loss, bool(top1), bool(top5))
+        for video_ids, columns in rows
+        for video_id, (loss, top1, top5) in zip(video_ids, columns.tolist(), strict=True)
+    ]
+    gathered = gather_objects(ranks, mine)
+    summary = summarise([row for part in gathered for row in part], expected) if gathered else None
+    return broadcast_object(ranks, summary)
+
+
+def summarise(rows: list[Row], expected: int) -> dict[str, float]:
+    """Means over videos, in the order of ids, so that the sum is the same at any number of ranks."""
+    videos = len({row[0] for row in rows})
+    if videos != expected or len(rows) != expected:
+        raise V4DError(
+            f"validation saw {videos} different videos in {len(rows)} rows; the manifest has {expected}"
+        )
+    rows = sorted(rows)
+    return {
+        "val/loss": sum(row[1] for row in rows) / expected,
+        "val/top1": 100.0 * sum(row[2] for row in rows) / expected,
+        "val/top5": 100.0 * sum(row[3] for row in rows) / expected,
+    }

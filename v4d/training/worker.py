@@ -1,0 +1,43 @@
+"""What each process of a training runs: `python -m v4d.training.worker --config C --model M --stage S`."""
+
+import argparse
+import signal
+import sys
+import time
+
+from v4d import config
+from v4d.errors import V4DError
+from v4d.training.distributed import PREEMPTED, process_group
+from v4d.training.loop import Preempted
+from v4d.training.stage import StageRun
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--stage", required=True)
+    args = parser.parse_args()
+    with process_group() as ranks:
+        try:
+            StageRun(config.load(args.config), args.model, args.stage, ranks).run()
+        except Preempted:
+            if ranks.is_main:
+                print("asked to stop: the state is saved, the same command goes on from it", flush=True)
+            return PREEMPTED
+        except V4DError as error:
+            if not ranks.is_main:
+                wait_for_main()
+            print(f"v4d train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            return 1
+    return 0
+
+
+def wait_for_main() -> None:
+    """Most mistakes meet all ranks alike, and rank 0 says them: the launcher then ends this process here."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
