@@ -1,0 +1,229 @@
+"""Batches of videos from shards, made by worker processes: the same whatever their number.
+
+loader = train_loader(videos, units=4, frames=8, frame_stride=8, crop=config.crop, batch_size=6, ...)
+for epoch in range(epochs):
+    loader.set_epoch(epoch)
+    for batch in prefetch(loader, device):
+        logits = model(normalise(batch.frames, torch.bfloat16))
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from v4d.config import CropConfig
+from v4d.data.batch import Batch, normalise, prefetch, to_device
+from v4d.data.sampler import EvalPlan, Pick, TrainPlan
+from v4d.data.samples import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable
+from v4d.errors import V4DError
+
+__all__ = [
+    "Batch",
+    "Loader",
+    "VideoRecord",
+    "default_workers",
+    "eval_loader",
+    "normalise",
+    "prefetch",
+    "to_device",
+    "train_loader",
+]
+
+_BATCHES_AHEAD = 3
+_MOST_WORKERS = 16
+
+
+def train_loader(
+    videos: Sequence[VideoRecord],
+    *,
+    units: int,
+    frames: int,
+    frame_stride: int,
+    crop: CropConfig,
+    batch_size: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    bad_frames: str = "raise",
+    locality: int = 0,
+) -> "Loader":
+    """Every video once an epoch in random order; batches `[N, U, T, H, W, 3]` of at most `batch_size` videos.
+
+    Every rank makes the same number of steps, a multiple of `accumulate`; `TrainPlan` tells how videos
+    are shared out, `Batch.weight` how to average over them. A video's units and augmentation depend on
+    (seed, epoch, video id) only.
+
+    Args:
+        batch_size: videos of one rank in one step.
+        bad_frames: `raise`, or `skip_video`: black frames of weight 0, and a line in `Batch.skipped`.
+        locality: shards to shuffle over at a time; 0 for all.
+
+    Raises:
+        V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.
+    """
+    table = _table(videos)
+    samples = TrainSamples(
+        table,
+        crop,
+        seed,
+        units=units,
+        frames=frames,
+        frame_stride=frame_stride,
+        bad_frames=bad_frames,
+    )
+    plan = TrainPlan(table.shard, batch_size, rank, world_size, accumulate, seed, locality)
+    return Loader(samples, plan, workers)
+
+
+def eval_loader(
+    videos: Sequence[VideoRecord],
+    *,
+    units: int,
+    frames: int,
+    frame_stride: int,
+    crop_size: int | None,
+    crops: int = 1,
+    short_side: int | None = None,
+    sampling: str = "released",
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    bad_frames: str = "raise",
+    views_axis: bool = True,
+) -> "Loader":
+    """Every video once over all ranks, in order and without padding: ranks may differ in steps.
+
+    Batches are `[N, V, U, T, H, W, 3]`; V is `crops`, or 1 where no frame of the batch has room for more.
+
+    Args:
+        crop_size: side of the crop, pixels; None for the frame's short side.
+        short_side: scale frames to this first.
+        sampling: `released` or `centred`, see `v4d.data.sampling.eval_indices`.
+        views_axis: False drops V (validation: one crop, `[N, U, T, H, W, 3]` as in training).
+
+    Raises:
+        V4DError: there are no videos. While iterating: as `train_loader`, or the crop is larger than a frame.
+    """
+    if not views_axis and crops != 1:
+        raise ValueError(f"{crops} crops need an axis of views")
+    table = _table(videos)
+    samples = EvalSamples(
+        table,
+        crop_size=crop_size,
+        crops=crops,
+        short_side=short_side,
+        centred=sampling == "centred",
+        views_axis=views_axis,
+        units=units,
+        frames=frames,
+        frame_stride=frame_stride,
+        bad_frames=bad_frames,
+    )
+    return Loader(samples, EvalPlan(len(table), batch_size, rank, world_size), workers)
+
+
+def default_workers(local_world_size: int = 1) -> int:
+    """A sensible number of workers for each rank of this machine: the cores it may use, shared out."""
+    cores = len(os.sched_getaffinity(0))
+    return min(_MOST_WORKERS, max(1, cores // local_world_size - 1))
+
+
+class Loader:
+    """Iterates over one epoch's batches of one rank; workers live on from epoch to epoch."""
+
+    def __init__(self, samples: TrainSamples | EvalSamples, plan: TrainPlan | EvalPlan, workers: int):
+        self.plan = plan
+        self.epoch = self.start_step = 0
+        self._waited = self._total = 0.0
+        self._data = DataLoader(
+            samples,
+            batch_sampler=_Batches(self),
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=_BATCHES_AHEAD if workers else None,
+            # Forking a process with threads of torch, gloo or CUDA may deadlock. A fork server starts clean,
+            # imports once, and then forks a worker in milliseconds.
+            multiprocessing_context=_fork_server() if workers else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the global one is the training's, and stays as it is
+        )
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, wherever this one starts."""
+        return self.plan.steps
+
+    def set_epoch(self, epoch: int, start_step: int = 0) -> None:
+        """What the next iteration goes through: an epoch, from a step on (to resume in its middle)."""
+        self.epoch, self.start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._waited = self._total = 0.0
+        begun = time.perf_counter()
+        batches = None
+        while True:
+            asked = time.perf_counter()
+            try:
+                batches = batches or iter(self._data)
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _explained(error) from error
+            finally:
+                now = time.perf_counter()
+                self._waited += now - asked
+                self._total = now - begun
+            if isinstance(batch, Failure):
+                raise V4DError(batch.message)
+            yield batch
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Share of the time of the running (or last) epoch in which the consumer waited for data."""
+        return self._waited / self._total if self._total else 0.0
+
+
+class _Batches:
+    """The batch sampler: what the loader's epoch and start step ask for when iteration begins."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        return iter(self.loader.plan.batches(self.loader.epoch, self.loader.start_step))
+
+    def __len__(self) -> int:
+        return self.loader.plan.steps - self.loader.start_step
+
+
+def _table(videos: Sequence[VideoRecord]) -> VideoTable:
+    if not videos:
+        raise V4DError("there are no videos to load")
+    return VideoTable(videos)
+
+
+def _fork_server():
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
+    return batch
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """A worker that the kernel killed has left no message but its signal."""
+    if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+        cause = str(error.__cause__ or error).splitlines()[0]
+        return V4DError(
+            f"a loader worker died ({cause}): out of memory, or a damaged shard; `v4d verify` checks"
+        )
+    return error

@@ -1,0 +1,95 @@
+"""Which rank reads which video at which step: pure arithmetic, the same on every rank."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Pick(NamedTuple):
+    """One place in a batch."""
+
+    epoch: int
+    index: int
+    """Of the video."""
+    filler: bool = False
+    """The rank had no video left at this step; this one is another's and counts nothing."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Every video once an epoch; every rank makes the same number of steps.
+
+    Videos are spread evenly over the steps, so that batches differ by one video at most and there is no
+    small last one; within a step they are spread evenly over the ranks, and who gets the odd one rotates.
+    Where a step has fewer videos than ranks, a rank without one gets a filler.
+    """
+
+    shards: np.ndarray
+    """Shard number of every video."""
+    batch_size: int
+    """Largest number of videos of one rank in a step."""
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+    """The number of steps is a multiple of this."""
+    seed: int = 0
+    locality: int = 0
+    """Shards that are read at a time; 0 shuffles over all."""
+
+    @property
+    def steps(self) -> int:
+        whole = self.batch_size * self.world_size * self.accumulate
+        return -(-len(self.shards) // whole) * self.accumulate
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's permutation of all videos.
+
+        With a locality of k the shards are shuffled and taken k at a time, and videos are shuffled within
+        such a window: it fits into the page cache where the whole set does not.
+        """
+        generator = np.random.default_rng([self.seed, epoch])
+        if not self.locality:
+            return generator.permutation(len(self.shards))
+        numbers = generator.permutation(np.unique(self.shards))
+        place = np.empty(int(self.shards.max(initial=0)) + 1, dtype=np.int64)
+        place[numbers] = np.arange(len(numbers)) // self.locality
+        return np.lexsort((generator.random(len(self.shards)), place[self.shards]))
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[Pick]]:
+        """This rank's batches from step `start` on."""
+        order, steps = self.order(epoch), self.steps
+        return (self._batch(epoch, order, step, steps) for step in range(start, steps))
+
+    def _batch(self, epoch: int, order: np.ndarray, step: int, steps: int) -> list[Pick]:
+        first, last = (len(order) * s // steps for s in (step, step + 1))
+        turn = (self.rank + step) % self.world_size
+        low, high = (first + (last - first) * t // self.world_size for t in (turn, turn + 1))
+        if low == high:
+            return [Pick(epoch, int(order[min(first, len(order) - 1)]), filler=True)]
+        return [Pick(epoch, index) for index in order[low:high].tolist()]
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """Every video once over all ranks, no padding: ranks may have different numbers of batches."""
+
+    count: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def _share(self) -> range:
+        return range(*(self.count * r // self.world_size for r in (self.rank, self.rank + 1)))
+
+    @property
+    def steps(self) -> int:
+        return -(-len(self._share) // self.batch_size)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[Pick]]:
+        """This rank's batches: neighbours in the list of videos stay together, for they share a shard."""
+        share = self._share
+        for first in range(start * self.batch_size, len(share), self.batch_size):
+            yield [Pick(epoch, index) for index in share[first : first + self.batch_size]]

@@ -1,0 +1,191 @@
+"""What a loader's worker does: the videos of a batch from their shards, cropped, as one uint8 tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from v4d.config import CropConfig
+from v4d.data import augment, sampling
+from v4d.data.augment import Augmentation
+from v4d.data.batch import Batch
+from v4d.data.sampler import Pick
+from v4d.data.shards import BadFrameError, ShardReader, Video
+from v4d.errors import V4DError
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """A video that can be loaded: a row of the manifest, and the shard that holds its frames."""
+
+    video_id: str
+    class_index: int
+    shard: str
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way out of a worker; exceptions do not all survive DataLoader's own way."""
+
+    message: str
+
+
+class VideoTable:
+    """Records by column: a quarter of a million objects would cost every worker 0.1 GB and a second."""
+
+    def __init__(self, videos: Sequence[VideoRecord]):
+        self.shards, self.shard = np.unique([v.shard for v in videos], return_inverse=True)
+        self.class_index = np.array([v.class_index for v in videos], dtype=np.int64)
+        self.num_frames = np.array([v.num_frames for v in videos], dtype=np.int32)
+        self._ids = np.array([v.video_id.encode() for v in videos])
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> VideoRecord:
+        shard = str(self.shards[self.shard[index]])
+        return VideoRecord(
+            self._ids[index].decode(), int(self.class_index[index]), shard, int(self.num_frames[index])
+        )
+
+
+class _Samples(Dataset):
+    """Maps the picks of a batch to a `Batch`, or to a `Failure`."""
+
+    def __init__(self, videos: VideoTable, units: int, frames: int, frame_stride: int, bad_frames: str):
+        if bad_frames not in ("raise", "skip_video"):
+            raise ValueError(f"bad_frames is raise or skip_video, not {bad_frames!r}")
+        self.videos = videos
+        self.units, self.frames, self.frame_stride = units, frames, frame_stride
+        self.bad_frames = bad_frames
+        self._readers: dict[str, ShardReader] = {}
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitems__(self, picks: list[Pick]) -> Batch | Failure:
+        try:
+            return self._batch(picks)
+        except V4DError as error:
+            return Failure(str(error))
+
+    def _batch(self, picks: list[Pick]) -> Batch:
+        records = [self.videos[pick.index] for pick in picks]
+        plans = [self._plan(pick, record) for pick, record in zip(picks, records, strict=True)]
+        frames = self._empty([augmentations for _, augmentations in plans])
+        weight = torch.tensor([0.0 if pick.filler else 1.0 for pick in picks])
+        skipped = []
+        for place, (record, (indices, augmentations)) in enumerate(zip(records, plans, strict=True)):
+            try:
+                self._fill(frames[place], record, indices, augmentations)
+            except BadFrameError as error:
+                if self.bad_frames == "raise":
+                    raise
+                frames[place].zero_()
+                weight[place] = 0
+                skipped.append(str(error))
+        return Batch(
+            frames=self._shaped(frames),
+            class_index=torch.tensor([record.class_index for record in records]),
+            video_id=["" if p.filler else r.video_id for p, r in zip(picks, records, strict=True)],
+            weight=weight,
+            skipped=skipped,
+        )
+
+    def _plan(self, pick: Pick, record: VideoRecord) -> tuple[np.ndarray, list[Augmentation]]:
+        """Source frame numbers `[U, T]` and what to do with them, a view each."""
+        raise NotImplementedError
+
+    def _shaped(self, frames: torch.Tensor) -> torch.Tensor:
+        """The batch's `[N, V, U, T, H, W, 3]` as it is handed out."""
+        raise NotImplementedError
+
+    def _empty(self, views: list[list[Augmentation]]) -> torch.Tensor:
+        """Room for the batch, in shared memory in a worker: filled in place, it is not copied once more."""
+        sizes = {augmentation.size for augmentations in views for augmentation in augmentations}
+        if len(sizes) > 1:
+            raise V4DError(f"frames of one batch have short sides of {sorted(sizes)}: set testing.crop_size")
+        size = sizes.pop()
+        crops = max(map(len, views))
+        frames = torch.empty((len(views), crops, self.units, self.frames, size, size, 3), dtype=torch.uint8)
+        return frames.share_memory_() if torch.utils.data.get_worker_info() else frames
+
+    def _fill(
+        self, out: torch.Tensor, record: VideoRecord, indices: np.ndarray, views: list[Augmentation]
+    ) -> None:
+        """Write a video's `[V, U, T, H, W, 3]`; a frame without room has one view, which stands for all."""
+        frames = torch.from_numpy(self._reader(record).frames(record.video_id, indices.reshape(-1)))
+        for view in range(len(out)):
+            changed = augment.apply(frames, views[min(view, len(views) - 1)])
+            out[view].view(changed.shape).copy_(changed)
+
+    def _video(self, record: VideoRecord) -> Video:
+        """The shard's own record of a video, which must agree with the manifest's."""
+        video = self._reader(record).video(record.video_id)
+        if video.num_frames != record.num_frames:
+            raise V4DError(
+                f"video {record.video_id} has {video.num_frames} frames in {record.shard}, but "
+                f"{record.num_frames} in the manifest: make the manifest anew"
+            )
+        return video
+
+    def _reader(self, record: VideoRecord) -> ShardReader:
+        if record.shard not in self._readers:
+            self._readers[record.shard] = ShardReader(record.shard)
+        return self._readers[record.shard]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_readers": {}}
+
+
+class TrainSamples(_Samples):
+    """Random units and augmentation, drawn from (seed, epoch, video id) and nothing else."""
+
+    def __init__(self, videos: VideoTable, crop: CropConfig, seed: int, **shape):
+        super().__init__(videos, **shape)
+        self.crop, self.seed = crop, seed
+
+    def _plan(self, pick: Pick, record: VideoRecord) -> tuple[np.ndarray, list[Augmentation]]:
+        generator = np.random.default_rng([self.seed, pick.epoch, *record.video_id.encode()])
+        video = self._video(record)
+        indices = sampling.train_indices(
+            video.num_frames, self.units, self.frames, self.frame_stride, generator
+        )
+        return indices, [augment.pick(self.crop, video.height, video.width, generator)]
+
+    def _shaped(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames[:, 0]
+
+
+class EvalSamples(_Samples):
+    """Fixed units and crops."""
+
+    def __init__(
+        self,
+        videos: VideoTable,
+        *,
+        crop_size: int | None,
+        crops: int,
+        short_side: int | None,
+        centred: bool,
+        views_axis: bool,
+        **shape,
+    ):
+        super().__init__(videos, **shape)
+        self.crop_size, self.crops, self.short_side = crop_size, crops, short_side
+        self.centred, self.views_axis = centred, views_axis
+
+    def _plan(self, pick: Pick, record: VideoRecord) -> tuple[np.ndarray, list[Augmentation]]:
+        video = self._video(record)
+        indices = sampling.eval_indices(
+            video.num_frames, self.units, self.frames, self.frame_stride, centred=self.centred
+        )
+        boxes = augment.spread_crops(video.height, video.width, self.crop_size, self.crops, self.short_side)
+        size = self.crop_size or self.short_side or min(video.height, video.width)
+        return indices, [Augmentation(box, size) for box in boxes]
+
+    def _shaped(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames if self.views_axis else frames[:, 0]
