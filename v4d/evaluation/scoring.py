@@ -1,0 +1,96 @@
+"""From a batch of frames to scores: crops, orders, Algorithm 1.
+
+Legend: N videos, U units at test, T frames of a unit, H, W, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from v4d.evaluation.inference import video_scores
+from v4d.evaluation.orders import order_positions
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model and how it is shown a video.
+
+    The scores of a video are means over crops of Algorithm 1's. They are accumulated in float64, so that
+    the order of the crops does not matter.
+    """
+
+    model: nn.Module
+    orders: tuple[str, ...]
+    units_trained: int
+    unit_counts: tuple[int, ...] = ()
+    combinations: bool = True
+    chunk: int = 64
+    bf16: bool = False
+    seed: int = 0
+
+    def __call__(
+        self, crops: Sequence[Tensor], video_ids: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+        """Score `[N, U, C, T, H, W]` of each crop, normalised.
+
+        Returns:
+            Probabilities `[N, K]` float32 by order, and by number of units for the middle crop alone.
+        """
+        totals: dict[str, Tensor] = {}
+        by_units: dict[int, Tensor] = {}
+        middle = len(crops) // 2
+        for number, x in enumerate(crops):
+            for order in self.orders:
+                scores = self._scores(reordered(x, order, video_ids, self.seed))
+                totals[order] = totals.get(order, 0) + scores
+                if number == middle and order == "normal":
+                    by_units[x.shape[1]] = scores
+            if number == middle:
+                for count in self.unit_counts:
+                    if count != x.shape[1]:
+                        by_units[count] = self._scores(x[:, spread(x.shape[1], count)])
+        mean = {order: _to_host(total / len(crops)) for order, total in totals.items()}
+        return mean, {count: _to_host(by_units[count]) for count in sorted(by_units)}
+
+    def _scores(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            scores = video_scores(self.model, x, combinations=self.combinations, chunk=self.chunk)
+        return scores.double()
+
+
+def unit_counts(units_trained: int, units: int) -> tuple[int, ...]:
+    """Numbers of units to measure the accuracy of: the trained one, doubled, up to that of the test."""
+    counts = []
+    count = units_trained
+    while count < units:
+        counts.append(count)
+        count *= 2
+    return (*counts, units)
+
+
+def spread(units: int, count: int) -> list[int]:
+    """`count` of `units`, evenly; where it divides them, exactly those that a test of `count` units has."""
+    return [place * units // count for place in range(count)]
+
+
+def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Tensor:
+    """Show each video's frames `[N, U, C, T, H, W]` in another order."""
+    if order == "normal":
+        return x
+    units, frames = x.shape[1], x.shape[3]
+    result = torch.empty_like(x)
+    for number, video_id in enumerate(video_ids):
+        grid = order_positions(order, units, frames, seed=seed, video_id=video_id)
+        # A unit's frames stay together, so the order of units and the order inside them say it all.
+        unit_order = torch.as_tensor(grid[:, 0] // frames)
+        frame_order = torch.as_tensor(np.ascontiguousarray(grid[0] % frames))
+        result[number] = x[number][unit_order][:, :, frame_order]
+    return result
+
+
+def _to_host(scores: Tensor) -> np.ndarray:
+    return scores.float().cpu().numpy()

@@ -1,0 +1,208 @@
+"""The work of a test, cut into pieces that any number of ranks can share and a killed test can go on with.
+
+    results/<name>/<model>/test/pieces/plan.json      what the scores depend on
+    results/<name>/<model>/test/pieces/000000.parquet   the first piece's predictions
+    results/<name>/<model>/test/pieces/rank_0.json    written when a rank has done its share
+
+The pieces are the same for any number of ranks: rank r takes the pieces r, r + size and so on. So no video
+is padded or seen twice, memory does not grow with the data set, and the result does not depend on the ranks.
+"""
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from v4d import config as configuration
+from v4d.config import Config, ModelConfig
+from v4d.data import manifest
+from v4d.evaluation.checkpoint import FinishedModel, checkpoint_path, file_sha256, load_finished
+from v4d.evaluation.predictions import predictions_table, write_table
+from v4d.evaluation.scoring import Scorer, unit_counts
+from v4d.files import read_json, write_json
+from v4d.progress import LogLines
+from v4d.training.distributed import Ranks
+
+FORMAT = 1
+"""Raised when the same settings would give other predictions than before."""
+PIECES = 64
+LARGEST_PIECE = 128
+"""Videos; what a kill can cost a rank."""
+
+
+def test_folder(config: Config, model_name: str) -> Path:
+    return config.results / model_name / "test"
+
+
+test_folder.__test__ = False  # pytest: this is no test
+
+
+@dataclasses.dataclass
+class Clock:
+    """Time of one rank; `wait` is what it waited for data."""
+
+    seconds: float = 0.0
+    wait: float = 0.0
+    videos: int = 0
+
+    def __post_init__(self) -> None:
+        self._start = time.monotonic()
+
+    def waiting(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Pass items on and count the time that they take to come."""
+        iterator = iter(items)
+        while True:
+            before = time.monotonic()
+            item = next(iterator, None)
+            self.wait += time.monotonic() - before
+            if item is None:
+                return
+            yield item
+
+    def stop(self, videos: int) -> None:
+        self.seconds, self.videos = time.monotonic() - self._start, videos
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A test, ready to run: the model, the videos, and all that the scores depend on."""
+
+    config: Config
+    model: ModelConfig
+    finished: FinishedModel
+    classes: list[str]
+    videos: list[Any]  # VideoRecord
+    device: torch.device
+    bf16: bool
+
+    @classmethod
+    def prepare(cls, config: Config, model: ModelConfig, device: torch.device) -> "Work":
+        """Load everything.
+
+        Raises:
+            V4DError: no checkpoint, other classes than the data set's, no usable videos.
+        """
+        classes = manifest.class_names(config)
+        finished = load_finished(checkpoint_path(config, model), model.final, classes)
+        finished.model.to(device)
+        precision = config.testing.precision
+        bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+        videos = manifest.records(config, config.testing.split)
+        return cls(config, model, finished, classes, videos, device, bf16)
+
+    @property
+    def folder(self) -> Path:
+        return test_folder(self.config, self.model.name)
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def units(self) -> int:
+        """Units of a test video: at least those that the model was trained with."""
+        return max(self.config.testing.units, self.finished.units)
+
+    @property
+    def piece_size(self) -> int:
+        """Videos in a piece: whole batches, whatever the number of ranks."""
+        batch = self.config.testing.batch_size
+        wanted = min(LARGEST_PIECE, max(1, len(self.videos) // PIECES))
+        return batch * max(1, round(wanted / batch))
+
+    @property
+    def piece_files(self) -> list[Path]:
+        count = -(-len(self.videos) // self.piece_size)
+        return [self.folder / "pieces" / f"{number:06d}.parquet" for number in range(count)]
+
+    def rank_file(self, rank: int) -> Path:
+        return self.folder / "pieces" / f"rank_{rank}.json"
+
+    def begin(self) -> None:
+        """Keep the pieces of an earlier attempt at this very test; clear away those of another."""
+        pieces = self.folder / "pieces"
+        plan, plan_file = self.plan(), pieces / "plan.json"
+        if pieces.exists() and not (plan_file.exists() and read_json(plan_file) == plan):
+            shutil.rmtree(pieces)
+        write_json(plan_file, plan)
+        for stale in pieces.glob("rank_*.json"):
+            stale.unlink()
+        done = sum(file.exists() for file in self.piece_files)
+        if done:
+            print(f"test: goes on; {done} of {len(self.piece_files)} pieces are done", file=sys.stderr)
+
+    def plan(self) -> dict[str, Any]:
+        """What the predictions depend on: equal plans give equal pieces."""
+        testing = dataclasses.asdict(self.config.testing) | {"orders": list(self.config.testing.orders)}
+        for name in ("workers", "precision", "chunk"):
+            del testing[name]
+        return {
+            "format": FORMAT,
+            "checkpoint_sha256": file_sha256(self.finished.path),
+            "dataset_fingerprint": manifest.dataset_info(self.config)["fingerprint"],
+            "videos_sha": configuration.sha([(v.video_id, v.class_index, v.num_frames) for v in self.videos]),
+            "frame_stride": self.finished.frame_stride,
+            "bf16": self.bf16,
+            "device": self.device.type,
+            "seed": self.config.seed,
+            "piece_size": self.piece_size,
+            "testing": testing,
+        }
+
+    def run(self, ranks: Ranks) -> None:
+        """Score this rank's share of the pieces."""
+        size = self.piece_size
+        mine = {
+            file: self.videos[number * size : (number + 1) * size]
+            for number, file in enumerate(self.piece_files)
+            if number % ranks.size == ranks.rank and not file.exists()
+        }
+        videos = [video for piece in mine.values() for video in piece]
+        clock = Clock()
+        lines = LogLines(f"test {self.model.name}", len(videos), "videos") if ranks.is_main else None
+        tables = self._tables(videos, clock)
+        for file, piece in mine.items():
+            done: list[pa.Table] = []
+            while sum(table.num_rows for table in done) < len(piece):
+                done.append(next(tables))
+                if lines:
+                    lines.advance(done[-1].num_rows)
+            write_table(file, pa.concat_tables(done))
+        if lines:
+            lines.close()
+        clock.stop(len(videos))
+        write_json(self.rank_file(ranks.rank), dataclasses.asdict(clock))
+
+    def _tables(self, videos: list[Any], clock: Clock) -> Iterator[pa.Table]:
+        """Predictions of batch after batch. A piece is whole batches, so that none is in two pieces."""
+        testing = self.config.testing
+        scorer = Scorer(
+            self.finished.model,
+            orders=testing.orders,
+            unit_counts=unit_counts(self.finished.units, self.units) if testing.combinations else (),
+            combinations=testing.combinations,
+            chunk=testing.chunk,
+            bf16=self.bf16,
+            seed=self.config.seed,
+        )
+        by_id = {video.video_id: video for video in videos}
+        for crops, video_ids in clock.waiting(self._batches(videos)):
+            scores, unit_scores = scorer(crops, video_ids)
+            batch = [by_id[video_id] for video_id in video_ids]
+            identity = {
+                "video_id": video_ids,
+                "label": [self.classes[video.class_index] for video in batch],
+                "class_index": [video.class_index for video in batch],
+                "part": [Path(video.shard).stem for video in batch],
+            }
+            yield predictions_table(identity, self.classes, scores, unit_scores)
+
+    def _batches(self, videos: list[Any]) -> Iterator[tuple[list[torch.Tensor], list[str]]]:
+        """Of every batch the crops, `[N, U, C, T, H, W]` each, normalised and on the device, and the ids."""
+        raise NotImplementedError

@@ -1,0 +1,201 @@
+"""All models of a config in one table, the published results beside it, and which differences are real.
+
+results/<name>/comparison.csv              COLUMNS, a row a model
+results/<name>/comparison_published.csv    the same accuracies with the published ones, each marked
+results/<name>/significance.csv            McNemar's test for every two models
+results/<name>/comparison.md               all of these for a reader
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from v4d.config import Config
+from v4d.data.manifest import dataset_info
+from v4d.evaluation.significance import mcnemar
+from v4d.evaluation.work import test_folder
+from v4d.files import atomic_path, read_json, write_text
+from v4d.report.published import published_dataset, published_results
+
+COLUMNS = [
+    "model",
+    "arch",
+    "preset",
+    "units",
+    "frames",
+    "parameters",
+    "gmac",
+    "top1",
+    "top5",
+    "top1_units_reversed",
+    "top1_frames_reversed",
+    "videos",
+    "mlflow_run_id",
+]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The tables; `published` has rows only where others published on this very data set."""
+
+    dataset: str
+    models: pd.DataFrame  # COLUMNS
+    published: pd.DataFrame
+    significance: pd.DataFrame
+    results: dict[str, dict[str, Any]]  # metrics.json of each model's test
+
+
+def compare(config: Config) -> Comparison:
+    """Read the tests of all models of a config.
+
+    Raises:
+        V4DError: a model is not tested.
+    """
+    results = {name: read_json(test_folder(config, name) / "metrics.json") for name in config.models}
+    info = dataset_info(config)
+    return Comparison(
+        dataset=info["name"],
+        models=models_table(results),
+        published=published_results(published_dataset(config, info["classes"])),
+        significance=significance({name: test_folder(config, name) for name in config.models}),
+        results=results,
+    )
+
+
+def models_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """`COLUMNS` from the contents of metrics.json by model."""
+    rows = []
+    for name, result in results.items():
+        row = {column: result.get(column) for column in COLUMNS}
+        row["model"] = name
+        for order in ("units_reversed", "frames_reversed"):
+            row[f"top1_{order}"] = result["orders"].get(order, {}).get("top1")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def significance(folders: dict[str, Path]) -> pd.DataFrame:
+    """McNemar's test between every two models that were tested on the same videos.
+
+    `only_first` counts the videos that just the first one gets right. Of models tested on different
+    videos there is nothing to say: `same_videos` is False and the rest is empty.
+    """
+    right = {name: _right_by_video(folder / "predictions.parquet") for name, folder in folders.items()}
+    rows = []
+    for first, second in itertools.combinations(right, 2):
+        row: dict[str, Any] = {"first": first, "second": second, "same_videos": False}
+        if right[first].index.equals(right[second].index):
+            test = mcnemar(right[first].to_numpy(), right[second].to_numpy())
+            row |= {
+                "same_videos": True,
+                "top1_difference": 100 * float(right[first].mean() - right[second].mean()),
+                "only_first": test.only_first,
+                "only_second": test.only_second,
+                "p_value": test.p_value,
+            }
+        rows.append(row)
+    columns = ["first", "second", "same_videos", "top1_difference", "only_first", "only_second", "p_value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write the files that the module names."""
+    _write_csv(folder / "comparison.csv", comparison.models)
+    _write_csv(folder / "significance.csv", comparison.significance)
+    _write_csv(folder / "comparison_published.csv", with_published(comparison))
+    write_text(folder / "comparison.md", markdown(comparison))
+
+
+def with_published(comparison: Comparison) -> pd.DataFrame:
+    """Our rows and the published ones of the same data set; `origin` tells whose they are."""
+    ours = comparison.models.assign(dataset=comparison.dataset, origin="this run", backbone="")
+    columns = [
+        "dataset", "model", "backbone", "arch", "preset", "units", "frames", "top1", "top5",
+        "top1_units_reversed", "top1_frames_reversed", "origin",
+    ]  # fmt: skip
+    published = comparison.published.reindex(columns=columns)
+    published["origin"] = "published: " + published["origin"]
+    if len(published) and len(ours):
+        published["dataset"] = comparison.published["dataset"]
+    tables = [table for table in (ours[columns], published) if len(table)]
+    return pd.concat([t.astype(object) for t in tables], ignore_index=True)[columns]
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison for a reader."""
+    counts = sorted({result["videos"] for result in comparison.results.values()})
+    lines = [f"# {comparison.dataset}: comparison of models", ""]
+    lines += [
+        f"Top-1 and top-5 in percent, on {' / '.join(map(str, counts))} videos; GMAC for one training view.",
+        "",
+    ]
+    table = comparison.models.copy()
+    table.insert(8, "95 % interval", [_interval(comparison.results.get(name)) for name in table["model"]])
+    lines += [markdown_table(table), ""]
+    tested = comparison.significance[comparison.significance["same_videos"]]
+    if len(tested):
+        lines += ["## Which differences are real", ""]
+        lines += [
+            "McNemar's exact test on the same videos, two-sided; below 0.05 chance is an unlikely reason.",
+            "",
+        ]
+        lines += [markdown_table(tested.drop(columns="same_videos")), ""]
+    if len(comparison.published):
+        lines += [f"## Published results on {comparison.published['dataset'].iloc[0]}", ""]
+        lines += ["Not measured here. Other training, and other copies of the data set.", ""]
+        lines += [markdown_table(comparison.published.dropna(axis=1, how="all").drop(columns="dataset")), ""]
+    return "\n".join(lines)
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table in GitHub's Markdown; what comes from outside cannot break it."""
+    rows = [list(table.columns), *([cell_text(v, c) for c, v in row.items()] for _, row in table.iterrows())]
+    rows = [
+        [str(cell).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in row]
+        for row in rows
+    ]
+    numeric = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]
+    rule = ["---:" if right else "---" for right in numeric]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def cell_text(value: Any, column: str) -> str:
+    """A number as a reader wants it, by its column."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if column == "p_value":
+        return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    if column == "parameters":
+        return f"{value / 1e6:.2f} M"
+    if column == "gmac":
+        return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
+    if isinstance(value, float | np.floating):
+        whole = column in ("units", "frames", "videos", "only_first", "only_second")
+        return f"{value:.0f}" if whole else f"{value:.1f}"
+    return str(value)
+
+
+def _interval(result: dict[str, Any] | None) -> str:
+    if not result or "top1_interval" not in result:
+        return ""
+    low, high = result["top1_interval"]
+    return f"{low:.1f} to {high:.1f}"
+
+
+def _right_by_video(path: Path) -> pd.Series:
+    table = pq.read_table(path, columns=["video_id", "label_rank"]).to_pandas()
+    return (table.set_index("video_id")["label_rank"] == 0).sort_index()
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
