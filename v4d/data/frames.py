@@ -6,11 +6,12 @@ them than `max_bad_share` point at something else (a disk, a decoder), and fail 
 
 import functools
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from v4d.config import FramesConfig, frame_size
+from v4d.config import DatasetConfig, FramesConfig, frame_size
 from v4d.data.children import Outcome, run_in_children
 from v4d.data.decode import ClipBytes, DecodedClip, decode_clip, decoder_names
 from v4d.data.shard_writer import ShardHeader, ShardWriter
@@ -32,7 +33,7 @@ def extract_part(
     *,
     threads: int,
     max_bad_share: float,
-) -> None:
+) -> dict[str, int]:
     """Decode a part's clips into a shard, and account for each of its videos.
 
     Args:
@@ -40,6 +41,9 @@ def extract_part(
         shard, ledger: what to write; both whole, or as they were.
         threads: decoder processes.
         max_bad_share: of the clips that the clips stage called good, the share that may turn out bad.
+
+    Returns:
+        The number of videos of each status.
 
     Raises:
         V4DError: an input cannot be read, too many clips are bad, the disk is full, or another process
@@ -65,6 +69,23 @@ def extract_part(
         _check_share(part, good, max_bad_share)
     with atomic_path(ledger) as temporary:
         pq.write_table(table.from_pylist(rows, schema=table.schema), temporary)
+    return dict(Counter(row["status"] for row in rows).most_common())
+
+
+def make_shard(
+    dataset: DatasetConfig, settings: FramesConfig, split: str, part: str, threads: int
+) -> dict[str, int]:
+    """`extract_part` for a part of a configured data set."""
+    clips, frames = dataset.root / "clips" / split, dataset.root / "frames" / split
+    return extract_part(
+        clips / f"{part}.tar",
+        clips / f"{part}.parquet",
+        frames / f"{part}.lmdb",
+        frames / f"{part}.parquet",
+        settings,
+        threads=threads,
+        max_bad_share=dataset.max_bad_share,
+    )
 
 
 def tar_members(path: Path) -> dict[str, ClipBytes]:

@@ -184,6 +184,15 @@ class Loader:
                 raise V4DError(batch.message)
             yield batch
 
+    def on_device(self, device: torch.device | str) -> Iterator[Batch]:
+        """As iterating, with each batch on the device; on CUDA one is copied while the one before is used."""
+        return prefetch(self, device)
+
+    @property
+    def batch_size(self) -> int:
+        """Largest number of videos in a batch of this rank."""
+        return self.plan.batch_size
+
     @property
     def data_wait_fraction(self) -> float:
         """Share of the time of the running (or last) epoch in which the consumer waited for data."""
