@@ -1,0 +1,130 @@
+"""What a server says: one request, with what went wrong sorted into "may pass" and "will not"."""
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import requests
+
+from v4d.data.etag import says_md5
+from v4d.errors import V4DError
+
+CONNECT_SECONDS, READ_SECONDS = 30, 60
+_WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504, 507, 509}
+
+
+class Broken(Exception):
+    """The connection or the server failed in a way that may pass. `retry_after` (seconds): it said when."""
+
+    def __init__(self, message: str, retry_after: float | None = None):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Changed(Exception):
+    """The file at the address is not the one whose first bytes are here."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a failing server is put up with; with these values, for about an hour.
+
+    The waits (seconds) double from `first` to `cap`, `attempts` counts tries in a row that brought nothing
+    new. A connection that brings less than `least_rate` bytes/s over `stall` seconds is given up.
+    """
+
+    first: float = 1.0
+    cap: float = 300.0
+    attempts: int = 20
+    stall: float = 60.0
+    least_rate: float = 1000.0
+
+    def wait(self, failures: int, error: Broken, stop: threading.Event) -> None:
+        """Sleep after the n-th failure in a row, or as long as the server told, up to the cap.
+
+        Raises:
+            V4DError: that was the last try.
+        """
+        if failures >= self.attempts:
+            raise V4DError(f"{error} ({failures} tries)") from error
+        seconds = self.first * 2 ** min(failures - 1, 30)
+        seconds *= random.uniform(0.8, 1.2)  # jobs that failed together shall not come back together
+        seconds = min(self.cap, max(seconds, error.retry_after or 0.0))
+        note = f"{error}; again in {seconds:.0f} s (try {failures} of {self.attempts})"
+        print(note, file=sys.stderr, flush=True)
+        stop.wait(seconds)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """What a server says about a file. `size` in bytes, None if it does not say."""
+
+    size: int | None
+    etag: str = ""
+    modified: str = ""
+    ranges: bool = False
+    etag_is_md5: bool = False
+
+    @property
+    def identity(self) -> list[object]:
+        return [self.size, self.etag, self.modified]
+
+
+def probe(url: str) -> Remote:
+    """Ask for the first byte: redirects followed, size, ETag, and whether ranges work.
+
+    Raises:
+        Broken: worth another try.
+        V4DError: not worth one (404, 403, no such protocol).
+    """
+    with get(url, {"Range": "bytes=0-0"}) as response:
+        headers = response.headers
+        ranges = response.status_code == 206
+        if response.status_code == 416:
+            raise V4DError(f"{url} is empty")
+        if ranges:
+            total = headers.get("Content-Range", "").rpartition("/")[2]
+        else:
+            total = headers.get("Content-Length", "")
+        size = int(total) if total.isdigit() else None
+        etag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
+        return Remote(size, etag, modified, ranges and size is not None, says_md5(headers))
+
+
+@contextmanager
+def get(url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
+    """A response of status 200, 206 or 416, its body unread.
+
+    Raises:
+        Broken, V4DError: as `probe`.
+    """
+    headers = {"Accept-Encoding": "identity", **headers}
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise Broken(f"{url}: {short_cause(error)}") from error
+    except requests.RequestException as error:
+        raise V4DError(f"{url}: {short_cause(error)}") from error
+    with response:
+        status = response.status_code
+        if status in _WORTH_RETRYING:
+            told = response.headers.get("Retry-After", "")
+            raise Broken(f"{url}: {status} {response.reason}", float(told) if told.isdigit() else None)
+        if status not in (200, 206, 416):
+            raise V4DError(f"{url}: {status} {response.reason}")
+        if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
+            raise Broken(f"{url}: a web page came in place of the file")  # a login or error page
+        yield response
+
+
+def short_cause(error: Exception) -> str:
+    """The innermost cause, without the memory addresses and class names around it."""
+    while True:
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, Exception) or inner is error:
+            break
+        error = inner
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
