@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.data.clips import make_part
+    from v4d.data.parts import make_part
 
     settings = config.load(args.config)
     table = make_part(settings.dataset, settings.clips, args.split, args.part, max(1, args.threads))

@@ -9,7 +9,7 @@ import gzip
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,8 @@ from typing import BinaryIO
 from v4d.errors import V4DError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".flv", ".mpg"})
+LARGEST = 2 << 30
+"""Bytes of a member above which it is no clip but a mistake or a bomb: members pass through memory."""
 _TIMES = re.compile(r"_(\d{6})_(\d{6})$")
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
 _CHUNK = 1 << 20
@@ -36,25 +38,53 @@ class Member:
     refused: str = ""
 
 
-def video_id_of(name: str) -> str:
-    """The id in a member's name: `a/b/-x_y_000012_000022.mp4` -> `-x_y`, `left_0001.mp4` -> `left_0001`."""
-    return _TIMES.sub("", PurePosixPath(name.replace("\\", "/")).stem)
+Wanted = Callable[[str, tuple[int, int] | None], bool]
+"""Whether the video with this id and span (seconds; None where the name has none) is to be read."""
 
 
-def read_members(path: Path, wanted: frozenset[str] | None = None) -> Iterator[Member]:
-    """Yield the videos of an archive in its order; others than `wanted` are passed over unread.
+def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
+    """Id and span in a member's name.
+
+    `a/b/-x_y_000012_000022.mp4` -> `-x_y`, (12, 22); `left_0001.mp4` -> `left_0001`, None.
+    """
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    match = _TIMES.search(stem)
+    if match is None:
+        return stem, None
+    return stem[: match.start()], (int(match[1]), int(match[2]))
+
+
+def read_members(path: Path, wanted: Wanted) -> Iterator[Member]:
+    """Yield the wanted videos of an archive in its order; others are passed over.
 
     Raises:
-        ArchiveError: the archive is not there, is damaged or ends early; members came out before that
+        ArchiveError: the archive is not there, is damaged or ends early; members before that
             may have come out already, so the caller must throw away what it made of them.
     """
     with _open_tar(path) as archive:
-        for info in archive:
-            video_id = video_id_of(info.name)
-            if not _looks_like_video(info) or (wanted is not None and video_id not in wanted):
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # tarfile would keep them all
+            video_id, span = parse_name(info.name)
+            if not _looks_like_video(info) or not wanted(video_id, span):
                 continue
             refused = _refusal(info)
             yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
+
+
+def check_archive(path: Path) -> int:
+    """Read an archive to its end; the number of videos in it.
+
+    Raises:
+        ArchiveError: it is damaged, ends early, or holds no video.
+    """
+    count = 0
+    with _open_tar(path) as archive:
+        while (info := archive.next()) is not None:
+            archive.members.clear()
+            count += _looks_like_video(info)
+    if count == 0:
+        raise ArchiveError(f"{path} holds no videos")
+    return count
 
 
 def _looks_like_video(info: tarfile.TarInfo) -> bool:
@@ -70,6 +100,8 @@ def _refusal(info: tarfile.TarInfo) -> str:
         return f"the member's path leaves its folder: {info.name}"
     if not info.isreg():
         return "the member is a link" if info.issym() or info.islnk() else "the member is no regular file"
+    if info.size > LARGEST:
+        return f"the member has {info.size} bytes, more than a clip can have"
     return ""
 
 

@@ -14,14 +14,16 @@ import tarfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import pandas
 
-from v4d.config import ClipsConfig, DatasetConfig
+from v4d.config import ClipsConfig
 from v4d.data.archives import read_members
 from v4d.data.joblock import exclusive
 from v4d.data.ordered_pool import ordered_results
+from v4d.data.replacements import Replacements
 from v4d.data.transcode import Clip, clip_command, transcode
 from v4d.errors import V4DError
 from v4d.files import atomic_path
@@ -66,19 +68,31 @@ class SourceVideo:
 
 
 def archive_videos(
-    archive: Path, ids: Iterable[str], replacements: dict[str, bytes] | None = None
+    archive: Path, expected: pandas.DataFrame, replacements: Replacements | None = None
 ) -> Iterator[SourceVideo]:
-    """The videos of an archive that are in `ids`, each once, streamed.
+    """The annotated videos of an archive, each once, streamed.
+
+    A member whose name holds another span than the annotated one is another clip of that video, and passed
+    over.
 
     Args:
-        replacements: anything with `get(video_id)` -> the bytes that stand in for a corrupted video.
+        expected: rows in the annotations' layout.
+        replacements: videos that stand in for corrupted ones.
 
     Raises:
         ArchiveError: see `v4d.data.archives.read_members`.
     """
-    left = set(ids)
-    for member in read_members(archive, left):
-        left.discard(member.video_id)  # the same name twice: the first one counts
+    columns = (expected["video_id"], expected["time_start"], expected["time_end"])
+    left = {video_id: (start, end) for video_id, start, end in zip(*columns, strict=True)}
+
+    def wanted(video_id: str, span: tuple[int, int] | None) -> bool:
+        annotated = left.get(video_id)
+        if annotated is None:
+            return False
+        return span is None or isnan(annotated[0]) or span == annotated
+
+    for member in read_members(archive, wanted):
+        del left[member.video_id]  # the same name twice: the first one counts
         better = replacements.get(member.video_id) if replacements is not None else None
         if better is not None:
             yield SourceVideo(member.video_id, better, replaced=True)
@@ -155,42 +169,6 @@ def make_clips(
         table.to_parquet(new_ledger, index=False)
         ledger.unlink(missing_ok=True)  # never an old ledger beside a new tar
     return table
-
-
-def make_part(
-    dataset: DatasetConfig, settings: ClipsConfig, split: str, part: str, threads: int
-) -> pandas.DataFrame:
-    """Make the clips of one part of a configured data set; returns its ledger.
-
-    Raises:
-        V4DError: the annotations or the archive are not there, or as `make_clips`.
-    """
-    expected = _annotations(dataset, split)
-    if dataset.source == "folder":
-        expected = expected[expected["part"] == part]
-        videos = file_videos(expected)
-    else:
-        archive = dataset.root / "archives" / split / f"{part}.tar.gz"
-        videos = archive_videos(archive, expected["video_id"])
-    folder = dataset.root / "clips" / split
-    return make_clips(
-        videos,
-        expected,
-        split=split,
-        part=part,
-        tar=folder / f"{part}.tar",
-        ledger=folder / f"{part}.parquet",
-        settings=settings,
-        threads=threads,
-        max_bad_share=dataset.max_bad_share,
-    )
-
-
-def _annotations(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
-    path = dataset.root / "annotations" / f"{split}.parquet"
-    if not path.exists():
-        raise V4DError(f"no such file: {path}; run `v4d annotations` first")
-    return pandas.read_parquet(path)
 
 
 def _make(video: SourceVideo, settings: ClipsConfig, stop: threading.Event) -> tuple[SourceVideo, Clip]:

@@ -1,24 +1,147 @@
-"""Archives, brought here."""
+"""Archives, brought here: rendered for the synthetic set, downloaded and locked for Kinetics."""
 
+import re
+import sys
+import urllib.parse
 from pathlib import Path
 
 from v4d.config import DatasetConfig
+from v4d.data.archives import check_archive
+from v4d.data.etag import digest
+from v4d.data.fetch import fetch
+from v4d.data.joblock import exclusive
+from v4d.data.kinetics import archive_list_url, archive_url, replacements_path, replacements_url
+from v4d.data.lockfile import LockEntry, LockFile
+from v4d.data.remote import Broken, Patience, read_text
+from v4d.data.replacements import repack
 from v4d.errors import V4DError
 
+PATIENCE = Patience()
 
-def bring_archive(dataset: DatasetConfig, split: str, part: str) -> Path:
+
+def bring_archive(dataset: DatasetConfig, split: str, part: str, patience: Patience = PATIENCE) -> Path:
     """Bring one archive; the path it then has.
 
+    Args:
+        part: `part_<i>`, or `replacements` for the replacements of a Kinetics split.
+
     Raises:
-        V4DError: the source has no archives, or the archive cannot be had.
+        V4DError: the source has no archives or no such part, the archive cannot be had or is another than
+            the one that was locked.
     """
+    if split not in dataset.splits:
+        raise V4DError(f"no split {split!r}; dataset.splits has {', '.join(dataset.splits)}")
     path = dataset.root / "archives" / split / f"{part}.tar.gz"
+    if dataset.source == "folder":
+        raise V4DError("dataset.source folder has no archives: its clips are made from the files themselves")
     if dataset.source == "synthetic":
         from v4d.data.synthetic import make_archive
 
         make_archive(dataset, split, part, path)
-    elif dataset.source == "folder":
-        raise V4DError("dataset.source folder has no archives: its clips are made from the files themselves")
-    else:
-        raise V4DError("not yet")
+        return path
+    if part == "replacements":
+        replaced = bring_replacements(dataset, split, patience)
+        if replaced is None:
+            raise V4DError(f"{split} has no replacements, or dataset.kinetics.use_replacements is off")
+        return replaced
+    _check_part(dataset, split, part)
+    _check_list(dataset, split)
+    bring_replacements(dataset, split, patience)
+    _bring(dataset, archive_url(dataset.kinetics, split, part), path, patience)
     return path
+
+
+def bring_replacements(dataset: DatasetConfig, split: str, patience: Patience = PATIENCE) -> Path | None:
+    """Bring the replacements for a split, once for all its parts; None where there are none.
+
+    Every download job of the split sees to it, so that it is there before any clips are made.
+    """
+    path = replacements_path(dataset, split)
+    if path is None:
+        return None
+    lock, name = LockFile(dataset.root), f"{split}/{path.name}"
+    with exclusive(path):
+        entry = lock.get(name)
+        if path.exists() and entry is not None and path.stat().st_size == entry.size:
+            return path
+        packed = path.with_suffix(".tgz")
+        _bring(dataset, replacements_url(dataset.kinetics), packed, patience)
+        repack(packed, path)
+        digests = digest(path)
+        lock.record(name, LockEntry(digests.size, digests.sha256, "", replacements_url(dataset.kinetics)))
+        packed.unlink()
+    return path
+
+
+def _bring(dataset: DatasetConfig, url: str, path: Path, patience: Patience) -> None:
+    """Download an archive, unless it is there already and whole."""
+    lock, name = LockFile(dataset.root), f"{path.parent.name}/{path.name}"
+    if path.exists() and _adopted(lock, name, path, url):
+        return
+    fetch(
+        url,
+        path,
+        connections=dataset.kinetics.connections,
+        rate_limit=dataset.kinetics.rate_limit,
+        patience=patience,
+        check=check_archive,
+        accept=lambda entry: lock.record(name, entry),
+    )
+
+
+def _adopted(lock: LockFile, name: str, path: Path, url: str) -> bool:
+    """Whether a file that lies at the target can stay: the locked one, or a whole archive without a lock."""
+    entry = lock.get(name)
+    digests = digest(path)
+    if entry is None:
+        try:
+            check_archive(path)
+        except V4DError as error:
+            print(f"{error}; it is downloaded again", file=sys.stderr, flush=True)
+            return False
+        lock.record(name, LockEntry(digests.size, digests.sha256, "", url))
+        return True
+    return (entry.size, entry.sha256) == (digests.size, digests.sha256)
+
+
+def _check_part(dataset: DatasetConfig, split: str, part: str) -> None:
+    count = dataset.kinetics.parts[split]
+    match = re.fullmatch(r"part_(\d+)", part)
+    if match is None or int(match[1]) >= count:
+        raise V4DError(f"no part {part!r}: {split} has part_0 to part_{count - 1} (dataset.kinetics.parts)")
+
+
+def _check_list(dataset: DatasetConfig, split: str) -> None:
+    """Hold the configured number of archives against the list at the source, where that can be had.
+
+    A trial run (`dataset.limit`) may take fewer than there are.
+
+    Raises:
+        V4DError: they differ; the message says in what.
+    """
+    url = archive_list_url(dataset.kinetics, split)
+    try:
+        text = read_text(url)
+    except (Broken, V4DError) as error:
+        print(f"note: the list of archives cannot be had ({error})", file=sys.stderr, flush=True)
+        return
+    addresses = [line.strip() for line in text.splitlines() if line.strip()]
+    listed = {Path(urllib.parse.urlsplit(address).path).name for address in addresses}
+    expected = {f"part_{number}.tar.gz" for number in range(dataset.kinetics.parts[split])}
+    gone = _in_order(expected - listed)
+    new = [] if dataset.limit is not None else _in_order(listed - expected)
+    if gone or new:
+        changes = [f"{len(gone)} are not there any more ({_some(gone)})"] if gone else []
+        changes += [f"{len(new)} are new ({_some(new)})"] if new else []
+        raise V4DError(
+            f"the archives of {split} have changed: {url} lists {len(listed)}, "
+            f"dataset.kinetics.parts.{split} is {len(expected)}: {' and '.join(changes)}"
+        )
+
+
+def _in_order(names: set[str]) -> list[str]:
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -8,19 +8,19 @@ can be computed) and a content that passes `check` gets the target's name.
 import contextlib
 import shutil
 import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from v4d.data.etag import digest
 from v4d.data.joblock import exclusive
 from v4d.data.lockfile import LockEntry
-from v4d.data.remote import Broken, Changed, Patience, Remote, probe
+from v4d.data.remote import Broken, Changed, Patience, Remote, local_path, probe
 from v4d.data.transfer import Transfer, journal_of
 from v4d.errors import V4DError
 from v4d.files import sync_file, sync_folder
 
+Check = Callable[[Path], object]
+"""Raises V4DError where a file's content is wrong."""
 SPARE_BYTES = 256 << 20
 """What a download leaves free on the disk."""
 
@@ -40,7 +40,7 @@ def fetch(
     connections: int = 1,
     rate_limit: float | None = None,
     patience: Patience = Patience(),  # noqa: B008 (frozen)
-    check: Callable[[Path], None] = lambda path: None,
+    check: Check = lambda path: None,
     accept: Callable[[LockEntry], None] = lambda entry: None,
 ) -> LockEntry:
     """Bring a file; returns its size, sha256 and origin.
@@ -108,10 +108,7 @@ def _persist(action: Callable[[], Remote], patience: Patience) -> Remote:
 
 def _copy(url: str, partial: Path) -> Remote:
     """A file of this machine, or of a mounted share, in place of a download."""
-    parts = urllib.parse.urlsplit(url)
-    source = Path(urllib.request.url2pathname(parts.path))
-    if parts.netloc not in ("", "localhost"):
-        raise V4DError(f"{url}: a file address has three slashes, file:///...")
+    source = local_path(url)
     try:
         size = source.stat().st_size
         partial.unlink(missing_ok=True)
@@ -122,7 +119,7 @@ def _copy(url: str, partial: Path) -> Remote:
     return Remote(size=size)
 
 
-def _examined(url: str, partial: Path, remote: Remote, check: Callable[[Path], None]) -> LockEntry:
+def _examined(url: str, partial: Path, remote: Remote, check: Check) -> LockEntry:
     """Length, ETag, content.
 
     Raises:

@@ -3,16 +3,20 @@
 import random
 import sys
 import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import requests
+import urllib3
 
 from v4d.data.etag import says_md5
 from v4d.errors import V4DError
 
-CONNECT_SECONDS, READ_SECONDS = 30, 60
+CONNECT_SECONDS = 30
 _WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504, 507, 509}
 
 
@@ -95,15 +99,18 @@ def probe(url: str) -> Remote:
 
 
 @contextmanager
-def get(url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
+def get(url: str, headers: dict[str, str], silence: float = 60.0) -> Iterator[requests.Response]:
     """A response of status 200, 206 or 416, its body unread.
+
+    Args:
+        silence: seconds without a byte after which the connection counts as broken.
 
     Raises:
         Broken, V4DError: as `probe`.
     """
     headers = {"Accept-Encoding": "identity", **headers}
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, silence))
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise Broken(f"{url}: {short_cause(error)}") from error
     except requests.RequestException as error:
@@ -118,6 +125,36 @@ def get(url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
         if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
             raise Broken(f"{url}: a web page came in place of the file")  # a login or error page
         yield response
+
+
+def read_text(url: str) -> str:
+    """A small text file, http, https or file, in one try.
+
+    Raises:
+        Broken, V4DError: as `probe`.
+    """
+    if url.startswith("file:"):
+        try:
+            return local_path(url).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise V4DError(f"cannot read {url}: {error}") from error
+    with get(url, {}) as response:
+        try:
+            return response.raw.read(decode_content=True).decode("utf-8", "replace")
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Broken(f"{url}: {short_cause(error)}") from error
+
+
+def local_path(url: str) -> Path:
+    """The path in a file address.
+
+    Raises:
+        V4DError: it names a host.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise V4DError(f"{url}: a file address has three slashes, file:///...")
+    return Path(urllib.request.url2pathname(parts.path))
 
 
 def short_cause(error: Exception) -> str:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +138,7 @@ class Transfer:
 
     def _fetch_range(self, segment: "_Segment") -> None:
         first, last = segment.start + segment.done, segment.start + segment.length - 1
-        with get(self.url, {"Range": f"bytes={first}-{last}"}) as response:
+        with get(self.url, {"Range": f"bytes={first}-{last}"}, self.patience.stall) as response:
             headers = response.headers
             whole = headers.get("Content-Range", "")
             if (headers.get("ETag", ""), headers.get("Last-Modified", "")) != (
@@ -154,7 +155,7 @@ class Transfer:
             raise Broken(f"{self.url}: the connection ended early")
 
     def _fetch_whole(self, segment: "_Segment") -> None:
-        with get(self.url, {}) as response:
+        with get(self.url, {}, self.patience.stall) as response:
             limit = segment.length if segment.length >= 0 else sys.maxsize
             for data in self._chunks(response, limit):
                 _write(self._file, data, segment.done)

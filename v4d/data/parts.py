@@ -1,0 +1,48 @@
+"""From a config to the clips of one part: which videos, from where."""
+
+import pandas
+
+from v4d.config import ClipsConfig, DatasetConfig
+from v4d.data.clips import archive_videos, file_videos, make_clips
+from v4d.data.kinetics import replacements_path
+from v4d.data.replacements import Replacements
+from v4d.errors import V4DError
+
+
+def make_part(
+    dataset: DatasetConfig, settings: ClipsConfig, split: str, part: str, threads: int
+) -> pandas.DataFrame:
+    """Make the clips of one part of a configured data set; returns its ledger.
+
+    Raises:
+        V4DError: the annotations or the archive are not there, or as `make_clips`.
+    """
+    expected = _annotations(dataset, split)
+    archive = dataset.root / "archives" / split / f"{part}.tar.gz"
+    replacements = None
+    if dataset.source == "folder":
+        expected = expected[expected["part"] == part]
+        videos = file_videos(expected)
+    else:
+        replaced = replacements_path(dataset, split)
+        replacements = Replacements(replaced) if replaced else None
+        videos = archive_videos(archive, expected, replacements)
+    folder = dataset.root / "clips" / split
+    return make_clips(
+        videos,
+        expected,
+        split=split,
+        part=part,
+        tar=folder / f"{part}.tar",
+        ledger=folder / f"{part}.parquet",
+        settings=settings,
+        threads=threads,
+        max_bad_share=dataset.max_bad_share,
+    )
+
+
+def _annotations(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
+    path = dataset.root / "annotations" / f"{split}.parquet"
+    if not path.exists():
+        raise V4DError(f"no such file: {path}; run `v4d annotations` first")
+    return pandas.read_parquet(path)
