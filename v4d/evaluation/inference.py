@@ -5,8 +5,8 @@ combination; each goes through the network, and the mean of their softmax scores
 Here the combinations share all they can, and the scores stay the same:
 
 - up to the first 4D block a unit's features depend on nothing but the unit: they are computed once a unit;
-- behind a 4D block they depend on the units next to it in the combination, so they are computed once for every
-  distinct neighbourhood (at position p: for every choice from the sections p-1, p and p+1, and so on);
+- behind a 4D block they depend on the units next to it in the combination, so they are computed once for
+  every distinct neighbourhood (at position p: every choice from the sections p-1, p and p+1, and so on);
 - a convolution over U is a sum over its taps, so each tap is applied once to every distinct feature, and the
   sums are formed for every neighbourhood.
 
@@ -46,9 +46,9 @@ def video_scores(
     """Class probabilities `[N, num_classes]` of x `[N, U_infer, C, T, H, W]` by Algorithm 1.
 
     With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`.
-    The scores are those of evaluation mode, whatever the model's mode, which is put back. Memory is bounded: at
-    most `chunk` units go through a layer together, and about `keep` units' features are held in front of 4D
-    blocks. Where Algorithm 1 would hold more, the combinations are dealt with in parts, which share less.
+    The scores are those of evaluation mode, whatever the model's mode, which is put back. Memory is bounded:
+    at most `chunk` units go through a layer together, and about `keep` units' features are held in front of
+    4D blocks. Where Algorithm 1 would hold more, the combinations are dealt with in parts that share less.
 
     Raises:
         V4DError: fewer units than the model was trained with.
@@ -62,8 +62,8 @@ def video_scores(
         if combinations:
             plan = _Plan(network, frames=x.shape[3], chunk=chunk, keep=keep)
             return torch.stack([plan.scores(video, sections) for video in x])
-        middles = [section[(len(section) - 1) // 2] for section in sections]
-        return _softmax(network(x[:, middles]))
+        spread = [position * x.shape[1] // network.units for position in range(network.units)]
+        return _softmax(network(x[:, spread]))
     finally:
         network.train(was_training)
 
@@ -72,8 +72,8 @@ def video_scores(
 class _Features:
     """The distinct features at one position of a combination.
 
-    `axes` are the positions whose choice of unit they depend on. `rows` is `[M, T, H, W, C]`, or at the end of
-    the network the logits `[M, num_classes]`, where M is the product of the axes' section sizes.
+    `axes` are the positions whose choice of unit they depend on. `rows` is `[M, T, H, W, C]`, or at the end
+    of the network the logits `[M, num_classes]`, where M is the product of the axes' section sizes.
     """
 
     axes: range
@@ -143,7 +143,7 @@ class _Plan:
         return result
 
     def _piece(self, number: int, x: Tensor) -> Tensor:
-        """Units `[M*T, C, H, W]` through a piece: rows `[M, T, H', W', C']`, or logits behind the last one."""
+        """Units `[M*T, C, H, W]` through a piece: rows `[M, T, H', W', C']`, or behind the last one logits."""
         for step in self.pieces[number]:
             x = step(x, 1, self.frames)
         if number < len(self.blocks):
@@ -161,7 +161,7 @@ class _Plan:
         return dict(zip(range(first, last + 1), whole, strict=True))
 
     def _choices(self, sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """All choices of a unit from sections of these sizes, at most `chunk` at a time, an array a section."""
+        """All choices of a unit a section, at most `chunk` at a time, as an array a section."""
         total = math.prod(sizes)
         for start in range(0, total, self.chunk):
             yield np.unravel_index(np.arange(start, min(start + self.chunk, total)), sizes)

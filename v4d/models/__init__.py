@@ -4,7 +4,9 @@ from v4d.models.conv4d import Conv4d, conv4d
 from v4d.models.cost import gmac, parameter_count, stage_costs
 from v4d.models.factory import ARCHS, PRESETS, create_model
 from v4d.models.freezing import freeze, unfreeze
+from v4d.models.imagenet import load_imagenet
 from v4d.models.network import VideoNet
+from v4d.models.released import load_released
 
 __all__ = [
     "ARCHS",
@@ -15,6 +17,8 @@ __all__ = [
     "create_model",
     "freeze",
     "gmac",
+    "load_imagenet",
+    "load_released",
     "parameter_count",
     "stage_costs",
     "unfreeze",

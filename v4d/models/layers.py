@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from v4d.models.conv4d import Conv4d
+from v4d.models.convolution import conv3d
 from v4d.models.layout import regroup
 
 
@@ -38,7 +39,7 @@ class SpaceTimeConv(nn.Conv3d):
         super().__init__(channels, out_channels, 3, (1, stride, stride), padding=1, bias=False)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        y = super().forward(regroup(x, frames, *x.shape[2:]))
+        y = conv3d(regroup(x, frames, *x.shape[2:]), self.weight, self.stride[1], self.padding)
         return regroup(y, *y.shape[3:])
 
 

@@ -17,9 +17,7 @@ def fold(x_NUCTHW: Tensor) -> Tensor:
     Free where the input is a permuted view of `[N, U, T, H, W, C]` memory, as the loader makes it;
     else one copy.
     """
-    frames, height, width = x_NUCTHW.shape[3:]
-    x_NCUTHW = x_NUCTHW.transpose(1, 2)
-    return regroup(x_NCUTHW, height, width)
+    return regroup(x_NUCTHW.transpose(1, 2), *x_NUCTHW.shape[4:])
 
 
 def unfold(x: Tensor, units: int, frames: int) -> Tensor:

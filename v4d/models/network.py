@@ -150,7 +150,7 @@ class VideoNet(nn.Module):
         return regroup(features, frames, height, width).mean((2, 3, 4))
 
     def head(self, features: Tensor, units: int, frames: int) -> Tensor:
-        """Global average pooling, dropout and classifier: `[N*U*T, C', h, w]` -> logits `[N, num_classes]`."""
+        """Global average pooling, dropout, classifier: `[N*U*T, C', h, w]` -> logits `[N, num_classes]`."""
         pooled = self.pool(features, frames).unflatten(0, (-1, units))  # [N, U, C']
         if self._unit_dropout:
             return self.fc(self.dropout(pooled)).mean(1)

@@ -1,5 +1,6 @@
 """A trained network as one file: weights, and what is needed to build and use it again."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import nn
 
 from v4d.errors import V4DError
 from v4d.files import atomic_path
-from v4d.models import create_model
+from v4d.models.factory import create_model
 
 FORMAT = 1
 
@@ -80,5 +81,10 @@ def read_weights(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
+        names = re.search(r"Unsupported (?:global|class|operand).*?([\w.]+\.\w+)", str(error))
+        if names:
+            raise V4DError(
+                f"{path} is refused: it names {names[1]}, and to load that could run code"
+            ) from error
         why = str(error).strip().split("\n")[0]
         raise V4DError(f"{path} is no readable checkpoint of weights alone: {why}") from error
