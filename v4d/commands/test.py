@@ -10,9 +10,9 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="config file")
     parser.add_argument("--model", required=True, help="name of the model in the config")
-    parser.add_argument(
-        "--nproc", type=int, help="processes (default: a GPU each, or training.processes on a CPU)"
-    )
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument("--nproc", type=int, metavar="N", help="processes: one a GPU, or any number on a CPU")
+    count.add_argument("--gpus", type=int, metavar="N", help="GPUs that were granted; ignored on a CPU")
 
 
 def run(args: argparse.Namespace) -> int:

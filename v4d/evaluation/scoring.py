@@ -1,6 +1,6 @@
 """From a batch of frames to scores: crops, orders, Algorithm 1.
 
-Legend: N videos, U units at test, T frames of a unit, H, W, K classes.
+Legend: N videos, V views (crops), U units at test, C, T frames of a unit, H, W, K classes.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from v4d.data.batch import normalise
 from v4d.evaluation.inference import video_scores
 from v4d.evaluation.orders import order_positions
 
@@ -24,7 +25,6 @@ class Scorer:
 
     model: nn.Module
     orders: tuple[str, ...]
-    units_trained: int
     unit_counts: tuple[int, ...] = ()
     combinations: bool = True
     chunk: int = 64
@@ -32,28 +32,28 @@ class Scorer:
     seed: int = 0
 
     def __call__(
-        self, crops: Sequence[Tensor], video_ids: Sequence[str]
+        self, frames_NVUTHWC: Tensor, video_ids: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
-        """Score `[N, U, C, T, H, W]` of each crop, normalised.
+        """Score uint8 frames on the device that computes.
 
         Returns:
             Probabilities `[N, K]` float32 by order, and by number of units for the middle crop alone.
         """
         totals: dict[str, Tensor] = {}
         by_units: dict[int, Tensor] = {}
-        middle = len(crops) // 2
-        for number, x in enumerate(crops):
+        crops, units = frames_NVUTHWC.shape[1:3]
+        for crop in range(crops):
+            x = normalise(frames_NVUTHWC[:, crop], torch.bfloat16 if self.bf16 else torch.float32)
             for order in self.orders:
                 scores = self._scores(reordered(x, order, video_ids, self.seed))
                 totals[order] = totals.get(order, 0) + scores
-                if number == middle and order == "normal":
-                    by_units[x.shape[1]] = scores
-            if number == middle:
-                for count in self.unit_counts:
-                    if count != x.shape[1]:
-                        by_units[count] = self._scores(x[:, spread(x.shape[1], count)])
-        mean = {order: _to_host(total / len(crops)) for order, total in totals.items()}
-        return mean, {count: _to_host(by_units[count]) for count in sorted(by_units)}
+                if crop == crops // 2 and order == "normal":
+                    by_units[units] = scores
+            if crop == crops // 2:
+                for count in set(self.unit_counts) - {units}:
+                    by_units[count] = self._scores(x[:, spread(units, count)])
+        mean = {order: _to_host(total / crops) for order, total in totals.items()}
+        return mean, {count: _to_host(by_units[count]) for count in self.unit_counts}
 
     def _scores(self, x: Tensor) -> Tensor:
         device = x.device.type

@@ -22,6 +22,7 @@ import torch
 from v4d import config as configuration
 from v4d.config import Config, ModelConfig
 from v4d.data import manifest
+from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, prefetch
 from v4d.evaluation.checkpoint import FinishedModel, checkpoint_path, file_sha256, load_finished
 from v4d.evaluation.predictions import predictions_table, write_table
 from v4d.evaluation.scoring import Scorer, unit_counts
@@ -77,7 +78,7 @@ class Work:
     model: ModelConfig
     finished: FinishedModel
     classes: list[str]
-    videos: list[Any]  # VideoRecord
+    videos: list[VideoRecord]
     device: torch.device
     bf16: bool
 
@@ -179,7 +180,7 @@ class Work:
         clock.stop(len(videos))
         write_json(self.rank_file(ranks.rank), dataclasses.asdict(clock))
 
-    def _tables(self, videos: list[Any], clock: Clock) -> Iterator[pa.Table]:
+    def _tables(self, videos: list[VideoRecord], clock: Clock) -> Iterator[pa.Table]:
         """Predictions of batch after batch. A piece is whole batches, so that none is in two pieces."""
         testing = self.config.testing
         scorer = Scorer(
@@ -192,17 +193,34 @@ class Work:
             seed=self.config.seed,
         )
         by_id = {video.video_id: video for video in videos}
-        for crops, video_ids in clock.waiting(self._batches(videos)):
-            scores, unit_scores = scorer(crops, video_ids)
-            batch = [by_id[video_id] for video_id in video_ids]
+        for batch in clock.waiting(prefetch(self._loader(videos), self.device)):
+            scores, unit_scores = scorer(batch.frames, batch.video_id)
+            records = [by_id[video_id] for video_id in batch.video_id]
             identity = {
-                "video_id": video_ids,
-                "label": [self.classes[video.class_index] for video in batch],
-                "class_index": [video.class_index for video in batch],
-                "part": [Path(video.shard).stem for video in batch],
+                "video_id": batch.video_id,
+                "label": [self.classes[record.class_index] for record in records],
+                "class_index": [record.class_index for record in records],
+                "part": [Path(record.shard).stem for record in records],
             }
             yield predictions_table(identity, self.classes, scores, unit_scores)
 
-    def _batches(self, videos: list[Any]) -> Iterator[tuple[list[torch.Tensor], list[str]]]:
-        """Of every batch the crops, `[N, U, C, T, H, W]` each, normalised and on the device, and the ids."""
-        raise NotImplementedError
+    def _loader(self, videos: list[VideoRecord]) -> Loader:
+        testing = self.config.testing
+        return eval_loader(
+            videos,
+            units=self.units,
+            frames=self.finished.frames,
+            frame_stride=self.finished.frame_stride,
+            crop_size=testing.crop_size,
+            crops=testing.crops,
+            short_side=testing.short_side,
+            sampling=testing.sampling,
+            batch_size=testing.batch_size,
+            workers=self._workers(),
+        )
+
+    def _workers(self) -> int:
+        """Loader processes; beside processes that fill a CPU with the network there is no room for any."""
+        if self.config.testing.workers is not None:
+            return self.config.testing.workers
+        return 0 if self.device.type == "cpu" else default_workers(max(1, torch.cuda.device_count()))

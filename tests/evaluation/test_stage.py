@@ -1,0 +1,217 @@
+"""The test stage, whole: real shards, real processes, models whose answers are known."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import made_by_hand as made
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+
+from v4d.cli import main
+from v4d.data.batch import normalise
+from v4d.data.sampling import eval_indices
+from v4d.data.shards import ShardReader
+from v4d.evaluation import stage, video_scores
+from v4d.evaluation.orders import order_positions
+from v4d.evaluation.work import test_folder as folder_of
+
+FILES = {"predictions.parquet", "metrics.json", "per_class.csv", "confusion.png"}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run_test(model: str = "colour", processes: int | None = None) -> Path:
+    """`v4d test` with so many processes, or what a single one runs, here; the folder of its results."""
+    words = ["--config", "config.yaml", "--model", model]
+    if processes is None:
+        assert stage.main(words) == 0
+    else:
+        assert main(["test", *words, "--nproc", str(processes)]) == 0
+    return Path("results/hand") / model / "test"
+
+
+def probabilities(table: pd.DataFrame, end: str = "") -> np.ndarray:
+    return np.stack(table[f"probabilities{end}"])
+
+
+def known_scores(video_id: str) -> np.ndarray:
+    """What `colour_model` must say, from the decoded pixels."""
+    reader = next(r for r in readers() if video_id in r.video_ids)
+    pixels = reader.frames(video_id, [0])[0].reshape(-1, 3).mean(0) / 255
+    features = np.maximum((pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], 0)
+    logits = np.append(10 * features, 1)
+    scores = np.exp(logits - logits.max())
+    return scores / scores.sum()
+
+
+def readers() -> list[ShardReader]:
+    return [ShardReader(path) for path in sorted(Path("data/colours/frames/val").glob("*.lmdb"))]
+
+
+def test_a_model_with_known_answers_gives_the_exact_table():
+    config = made.write_config(dataset={"synthetic": {"videos": {"val": 15}}})
+    made.write_data(config, made.coloured_videos(13), bad={"lost": "missing", "broken": "corrupt"})
+    made.colour_model()
+    folder = run_test()
+    table = pq.read_table(folder / "predictions.parquet").to_pandas()
+
+    assert table["video_id"].tolist() == [f"video_{n:03d}" for n in range(13)]
+    assert table["class_index"].tolist() == [n % 4 for n in range(13)]
+    assert table["part"].tolist() == ["part_0"] * 7 + ["part_1"] * 6
+    expected = np.stack([known_scores(name) for name in table["video_id"]])
+    for end in ("", "_units_reversed", "_frames_reversed"):
+        np.testing.assert_allclose(probabilities(table, end), expected, atol=2e-4)
+    shown = [(n + 1) % 4 if n % 5 == 4 else n % 4 for n in range(13)]
+    assert table["predicted_index"].tolist() == shown
+    assert table["predicted_label"].tolist() == [made.CLASSES[n] for n in shown]
+
+    result = json.loads((folder / "metrics.json").read_text())
+    right = [n for n in range(13) if n % 5 != 4]
+    assert result["videos"] == 13
+    assert result["top1"] == pytest.approx(100 * len(right) / 13)
+    assert result["top5"] == 100
+    assert result["top1_interval"][0] < result["top1"] < result["top1_interval"][1]
+    assert set(result["orders"]) == {"normal", "units_reversed", "frames_reversed"}
+    assert result["by_units"]["2"]["top1"] == result["by_units"]["5"]["top1"] == result["top1"]
+    counts = pd.read_csv(folder / "confusion.csv").drop(columns="label").to_numpy()
+    assert (counts == confusion_matrix([n % 4 for n in range(13)], shown)).all()
+    assert {path.name for path in folder.iterdir()} >= FILES
+    assert not (folder / "pieces").exists()
+
+
+def test_orders_and_crops_and_units_are_what_they_say():
+    """Every score by the long way round: indices in the other order, read and cropped one by one."""
+    orders = ["normal", "units_reversed", "frames_reversed", "both_reversed", "units_shuffled"]
+    config = made.write_config(
+        models={
+            "v4d": {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2, "checkpoint": "v4d.pt"}
+        },
+        testing={"orders": orders},
+        seed=3,
+    )
+    made.write_data(config, made.moving_videos(12))
+    model = made.random_model(Path("v4d.pt"))
+    table = pq.read_table(run_test("v4d") / "predictions.parquet").to_pandas().set_index("video_id")
+    for video_id in ("video-000", "video-005", "video-011"):
+        reader = next(r for r in readers() if video_id in r.video_ids)
+        indices = eval_indices(40, 5, 3, 2)
+        for order in orders:
+            positions = order_positions(order, 5, 3, seed=3, video_id=video_id)
+            shown = reader.frames(video_id, indices.reshape(-1)[positions].reshape(-1))
+            frames = torch.from_numpy(shown).unflatten(0, (5, 3))
+            crops = [normalise(frames[None, :, :, :, left : left + 32]) for left in (0, 8, 16)]
+            expected = torch.stack([video_scores(model, crop)[0] for crop in crops]).mean(0)
+            end = "" if order == "normal" else f"_{order}"
+            np.testing.assert_allclose(table[f"probabilities{end}"][video_id], expected, atol=1e-5)
+    scores = np.stack([np.stack(table[name]) for name in table if name.startswith("probabilities")])
+    assert (np.abs(scores - scores[0]).max((1, 2))[1:] > 1e-3).all()  # this model looks at order
+
+
+def test_any_number_of_ranks_and_a_kill_in_the_middle_give_identical_files(capfd):
+    config = made.write_config(testing={"batch_size": 1})
+    made.write_data(config, made.moving_videos(12))
+    made.colour_model()
+    undisturbed = (run_test(processes=1) / "predictions.parquet").read_bytes()
+    folder = run_test(processes=3)
+    assert (folder / "predictions.parquet").read_bytes() == undisturbed
+    assert json.loads((folder / "metrics.json").read_text())["processes"] == 3
+    (folder / "predictions.parquet").unlink()
+
+    command = [sys.executable, "-m", "v4d.evaluation.stage", "--config", "config.yaml", "--model", "colour"]
+    process = subprocess.Popen(command)
+    while len(list(folder.glob("pieces/0*.parquet"))) < 3 and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = len(list(folder.glob("pieces/0*.parquet")))
+    assert 3 <= done < 12
+    capfd.readouterr()
+
+    assert (run_test(processes=2) / "predictions.parquet").read_bytes() == undisturbed
+    assert f"{done} of 12 pieces are done" in capfd.readouterr().err
+
+
+def test_pieces_of_another_test_are_not_taken_over():
+    config = made.write_config(testing={"batch_size": 1})
+    made.write_data(config, made.coloured_videos(12))
+    made.colour_model()
+    folder = run_test()
+    right = (folder / "predictions.parquet").read_bytes()
+    pieces = folder / "pieces"
+    pieces.mkdir()
+    (pieces / "plan.json").write_text("{}")
+    table = pq.read_table(folder / "predictions.parquet")
+    pq.write_table(table.slice(5, 1), pieces / "000000.parquet")
+    assert (run_test() / "predictions.parquet").read_bytes() == right
+
+
+def test_one_video_shorter_than_a_unit_and_classes_without_any():
+    config = made.write_config()
+    lost = {f"lost_{n}": "corrupt" for n in range(11)}
+    made.write_data(config, [("only", 2, made.plain(made.COLOURS["blue"], 3))], bad=lost)
+    made.colour_model()
+    folder = run_test()
+    result = json.loads((folder / "metrics.json").read_text())
+    assert (result["videos"], result["top1"], result["mean_class"]) == (1, 100, 100)
+    assert result["classes_without_videos"] == 3
+    per_class = pd.read_csv(folder / "per_class.csv")
+    assert per_class["videos"].tolist() == [0, 0, 1, 0]
+    assert per_class["top1"].isna().tolist() == [True, True, False, True]
+
+
+def test_a_model_with_more_units_than_the_test_asks_for_gets_its_own():
+    config = made.write_config(
+        models={
+            "long": {"arch": "i3ds_tiny", "units": 6, "frames": 2, "frame_stride": 2, "checkpoint": "long.pt"}
+        }
+    )
+    made.write_data(config, made.coloured_videos(12))
+    made.colour_model(Path("long.pt"), units=6, frames=2)
+    result = json.loads((run_test("long") / "metrics.json").read_text())
+    assert result["test_units"] == 6
+    assert list(result["by_units"]) == ["6"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["red", "green", "blue", "white"], "it lacks 'black'; only it has 'white'"),
+        (["green", "red", "blue", "black"], "another order: class 0 is 'green', not 'red'"),
+    ],
+)
+def test_a_checkpoint_with_other_classes_is_refused_with_the_difference(capsys, classes, message):
+    config = made.write_config()
+    made.write_data(config, made.coloured_videos(12))
+    made.save(made.colour_model(), Path("colour.pt"), classes)
+    assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
+    assert message in capsys.readouterr().err
+    assert not folder_of(config, "colour").exists()
+
+
+def test_what_cannot_be_tested_is_said_in_one_line(capsys):
+    config = made.write_config(models={"new": {"arch": "v4d_tiny", "units": 2, "frames": 3}})
+    for model, message in {
+        "colour": "models.colour.checkpoint: no such file: colour.pt",
+        "new": "model 'new' is not trained: no such file: results/hand/new/main/final.pt",
+        "other": "no model 'other' in config 'hand'",
+    }.items():
+        assert main(["test", "--config", "config.yaml", "--model", model]) == 1
+        line = capsys.readouterr().err
+        assert message in line
+        assert line.count("\n") == 1
+    Path("colour.pt").write_bytes(b"not a checkpoint")
+    made.write_data(config, made.coloured_videos(12))
+    assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
+    assert "colour.pt is no readable checkpoint" in capsys.readouterr().err
