@@ -15,10 +15,12 @@ identical point once.
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,8 @@ JOURNAL = "tracking.jsonl"
 PUSH_SECONDS = 2.0
 BATCH = 500
 """Metrics in a call; 2,000 a second and more, where single calls make 21."""
-PATIENCE_SECONDS = 20.0
-"""How long `close` waits for a slow server before it leaves the rest to a replay."""
+PATIENCE_SECONDS = 600.0
+"""How long `close` waits for a slow upload; for a server that does not answer it does not wait."""
 
 
 class Tracker:
@@ -171,7 +173,9 @@ class MlflowTracker(Tracker):
         if status != "RUNNING":
             self._write([{"kind": "status", "value": status}])
         self._closing.set()
-        self._thread.join(PATIENCE_SECONDS)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.1)
         self._journal.close()
         if not self._thread.is_alive() and not self.pusher.pending():
             return
@@ -324,12 +328,12 @@ def mlflow_client(uri: str) -> Any:
     """A client that gives up on a silent server after seconds, not minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    import logging
-
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # forty lines about tables of a fresh database
+    # Forty lines about the tables of a fresh database, and hints about columns of a table of counts.
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.|torch\.export")
     return MlflowClient(tracking_uri=uri)
 
 

@@ -9,6 +9,7 @@ the moments of change vary. A video depends on the seed and its own id only.
 import gzip
 import hashlib
 import io
+import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -49,8 +50,8 @@ def video_ids(settings: SyntheticConfig, split: str) -> list[tuple[str, int]]:
     return [(f"{split}_{n:05d}", n % len(CLASSES)) for n in range(settings.videos[split])]
 
 
-def make_archive(dataset: DatasetConfig, split: str, part: str, path: Path, threads: int = 1) -> None:
-    """Render the videos of one part into a gzip-compressed tar, members `<video_id>.mp4`."""
+def make_archive(dataset: DatasetConfig, split: str, part: str, path: Path) -> None:
+    """Render the videos of one part, on all cores, into a gzip-compressed tar of `<video_id>.mp4`."""
     number = int(part.rsplit("_", 1)[1])
     start = number * dataset.part_size
     members = video_ids(dataset.synthetic, split)[start : start + dataset.part_size]
@@ -61,7 +62,7 @@ def make_archive(dataset: DatasetConfig, split: str, part: str, path: Path, thre
 
     with (
         atomic_path(path) as temporary,
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         # mtime 0 here and in the members: the same seed gives the same bytes
         gzip.GzipFile(temporary, "wb", compresslevel=1, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w") as archive,

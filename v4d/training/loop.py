@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from v4d.config import StageConfig, TrainingConfig
-from v4d.data.loader import Batch, Loader, normalise
+from v4d.data.loader import Batch, Loader, normalise, prefetch
 from v4d.errors import V4DError
 from v4d.models.network import VideoNet
 from v4d.training.distributed import Ranks, gather_objects, sum_over_ranks
@@ -133,11 +133,10 @@ class Learner:
         losses = self._cross_entropy(logits, labels)
         if mixed is not None:
             losses = losses * share + self._cross_entropy(logits, mixed) * (1 - share)
-        # A skipped video weighs nothing, and its frames may be anything: keep its loss out, not times zero.
-        loss = torch.where(weight > 0, losses * weight, 0).sum()
+        loss = (losses * weight).sum()  # a video that was dropped, or fills up a step, weighs nothing
         correct = ((logits.argmax(1) == labels) * weight).sum()
-        sums = torch.stack([loss.detach(), correct, weight.sum(), (weight == 0).sum()])
-        return loss, sums.double()
+        skipped = weight.new_tensor(float(len(batch.skipped)))
+        return loss, torch.stack([loss.detach(), correct, weight.sum(), skipped]).double()
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         smoothing = self.settings.label_smoothing
@@ -171,17 +170,17 @@ def train_epoch(
     """
     settings = learner.settings
     loader.set_epoch(position.epoch, start_step=position.step * accumulate)
-    steps = -(-len(loader) // accumulate)
+    steps = len(loader) // accumulate
     device = learner.ranks.device
     pending = torch.zeros(4, dtype=torch.float64, device=device)
     seen: list[tuple[int, list[str], torch.Tensor]] = []
-    batches = iter(loader.on_device(device))
+    batches = prefetch(loader, device)
     while position.step < steps:
         group = list(islice(batches, accumulate))
         part = position.epoch + position.step / steps
         sums = learner.step(group, position.epoch, position.step, part)
         pending += sums
-        seen.append((position.step, [i for batch in group for i in batch.video_id], sums[0]))
+        seen.append((position.step, [i for batch in group for i in batch.video_id if i], sums[0]))
         position.step += 1
         if position.step % settings.log_steps == 0 or position.step == steps:
             bad = _first_bad(seen, learner, part)

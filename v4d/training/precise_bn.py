@@ -5,14 +5,14 @@ from itertools import islice
 import torch
 from torch import nn
 
-from v4d.data.loader import Loader, normalise
+from v4d.data.loader import Loader, normalise, prefetch
 from v4d.models.network import VideoNet
 from v4d.training.distributed import Ranks, sum_over_ranks
 
 
 @torch.no_grad()
-def measure_statistics(model: VideoNet, loader: Loader, ranks: Ranks, videos: int) -> None:
-    """Set each layer's mean and variance to their average over the batches of about `videos` videos.
+def measure_statistics(model: VideoNet, loader: Loader, ranks: Ranks, batches: int) -> None:
+    """Set each layer's mean and variance to their average over each rank's first `batches` batches.
 
     Every rank measures its share; the averages over all of them are set on all. Layers in evaluation mode
     (frozen ones) are left alone.
@@ -26,8 +26,7 @@ def measure_statistics(model: VideoNet, loader: Loader, ranks: Ranks, videos: in
         layer.reset_running_stats()
         layer.momentum = None  # a cumulative average over the batches that follow
     loader.set_epoch(0)
-    batches = max(1, videos // (loader.batch_size * ranks.size))
-    for batch in islice(loader.on_device(ranks.device), batches):
+    for batch in islice(prefetch(loader, ranks.device), batches):
         model(normalise(batch.frames))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

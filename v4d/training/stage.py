@@ -1,7 +1,6 @@
 """One training stage of a model, from the data set to `final.pt`: builds, resumes, runs, records."""
 
 import dataclasses
-import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from v4d import config as configs
 from v4d.config import Config, StageConfig
-from v4d.data.loader import Loader, VideoRecord, eval_loader, train_loader
+from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, train_loader
 from v4d.data.manifest import class_names, dataset_info, records
 from v4d.environment import git_sha, hardware, packages
 from v4d.errors import V4DError
@@ -135,7 +134,10 @@ class StageRun:
             self._train_one_epoch(learner, loader, position, stop, reporter)
             model = self._validated_model(learner)
             if self.settings.precise_bn_videos:
-                measure_statistics(model, self._train_loader(), self.ranks, self.settings.precise_bn_videos)
+                batches = -(
+                    -self.settings.precise_bn_videos * self.settings.accumulate // self.settings.batch_size
+                )
+                measure_statistics(model, self._train_loader(), self.ranks, batches)
             numbers = validate(model, validation, self.ranks, len(self.val_videos), self.settings.precision)
             best = numbers["val/top1"] > position.best.get("val/top1", -1.0)
             if best:
@@ -287,6 +289,7 @@ class StageRun:
             frame_stride=self.stage.frame_stride,
             crop=self.settings.crop,
             batch_size=per_rank,
+            accumulate=self.settings.accumulate,
             rank=self.ranks.rank,
             world_size=self.ranks.size,
             workers=self._workers(),
@@ -302,7 +305,7 @@ class StageRun:
             frames=self.stage.frames,
             frame_stride=self.stage.frame_stride,
             crop_size=self.settings.crop.size,
-            crops=1,
+            views_axis=False,
             batch_size=max(1, self.settings.batch_size // self.ranks.size),
             rank=self.ranks.rank,
             world_size=self.ranks.size,
@@ -313,9 +316,7 @@ class StageRun:
         """Loader processes: as configured, or what the cores allow; none beside processes that fill a CPU."""
         if self.settings.workers is not None:
             return self.settings.workers
-        if self.ranks.device.type == "cpu":
-            return 0
-        return min(8, max(1, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())))
+        return default_workers(torch.cuda.device_count()) if self.ranks.device.type == "cuda" else 0
 
 
 def architecture(stage: StageConfig, num_classes: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from v4d.data.loader import Loader, normalise
+from v4d.data.loader import Loader, normalise, prefetch
 from v4d.errors import V4DError
 from v4d.models.network import VideoNet
 from v4d.training.distributed import Ranks, broadcast_object, gather_objects
@@ -25,7 +25,7 @@ def validate(
     model.eval()
     rows: list[tuple[list[str], torch.Tensor]] = []
     bf16 = precision_of(precision, ranks.device) == "bf16"
-    for batch in loader.on_device(ranks.device):
+    for batch in prefetch(loader, ranks.device):
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             logits = model(normalise(batch.frames)).float()
         loss = F.cross_entropy(logits, batch.class_index, reduction="none")

@@ -1,0 +1,42 @@
+# make demo   a fresh machine: environment, then `snakemake --cores all`
+# make test   the same environment, then all tests
+# make lint   what CI checks besides
+# make lock   envs/requirements.lock and envs/v4d.yaml anew from pyproject.toml
+
+VENV ?= .venv
+# The first interpreter that is new enough; override with `make PYTHON=...`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+# For another CUDA version: TORCH_INDEX=<the address that PyTorch's install page gives for it>
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint lock environment clean
+
+demo: environment
+	$(BIN)/snakemake --cores all
+
+test: environment
+	$(BIN)/python -m pytest
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+lock: environment
+	$(BIN)/python envs/lock.py
+
+environment: $(VENV)/.complete
+
+$(VENV)/.complete: envs/requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; see README, Installation" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) -m venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
+	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' envs/requirements.lock | cut -d' ' -f1))
+	$(BIN)/pip install -r envs/requirements.lock
+	$(BIN)/pip install --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

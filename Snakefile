@@ -1,0 +1,22 @@
+# From videos to a trained and tested V4D. `snakemake --cores all` runs the demo; another config lies over
+# it: `snakemake --cores all --configfile config/kinetics400.yaml --resources gpu=8`.
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/annotations.smk"
+include: "workflow/rules/download.smk"
+include: "workflow/rules/clips.smk"
+include: "workflow/rules/frames.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/test.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        final_targets(),

@@ -1,0 +1,151 @@
+"""What the Snakefile needs to know, so that the rules stay short."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from v4d import config as configs
+from v4d.config import Config
+from v4d.data import annotations
+from v4d.errors import V4DError
+from v4d.files import write_text
+
+# Settings of a stage that do not change its weights: editing them must not train anew.
+UNESSENTIAL = ("workers", "log_steps", "checkpoint_minutes", "keep_checkpoints", "gpus", "processes")
+
+
+def adopt(document: dict[str, Any]) -> Config:
+    """Check Snakemake's config, fill it in place, and refuse a results folder of another data set.
+
+    Raises:
+        V4DError: one line that names the key or the folder.
+    """
+    resolved = configs.resolve(document)
+    document.clear()
+    document.update(resolved)
+    config = configs.build(resolved)
+    check_results_folder(config)
+    return config
+
+
+def check_results_folder(config: Config) -> None:
+    """Two configs of one name must not write into one folder.
+
+    Raises:
+        V4DError: results/<name> was written for another data set.
+    """
+    path = resolved_path(config)
+    if not path.exists():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    then, now = before.get("dataset", {}), config.document["dataset"]
+    for key in ("name", "source"):
+        if then.get(key) != now[key]:
+            raise V4DError(
+                f"{config.results} was written by another config: dataset.{key} was {then.get(key)!r}, "
+                f"is now {now[key]!r}; change the key `name`, or move that folder away"
+            )
+
+
+def parts(config: Config) -> dict[str, list[str]]:
+    """The parts of each split, known before anything has run."""
+    return {split: annotations.part_names(config.dataset, split) for split in config.dataset.splits}
+
+
+def source_state(config: Config) -> str:
+    return annotations.source_state(config.dataset)
+
+
+def stage_settings(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
+    """{model: {stage: settings}}: what a training depends on, and nothing else."""
+    result: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, model in config.document["models"].items():
+        if model["checkpoint"] is None:
+            result[name] = {stage["name"]: _essential(stage) for stage in model["stages"]}
+    return result
+
+
+def _essential(stage: dict[str, Any]) -> dict[str, Any]:
+    training = {key: value for key, value in stage["training"].items() if key not in UNESSENTIAL}
+    return stage | {"training": training}
+
+
+def resolved_path(config: Config) -> Path:
+    return config.results / "config.yaml"
+
+
+def write_resolved(config: Config) -> Path:
+    """The whole config as it was resolved, as the file that the stages read."""
+    path = resolved_path(config)
+    text = yaml.safe_dump(config.document, sort_keys=False, allow_unicode=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
+
+
+def shell_prefix(checkout: str) -> str:
+    """Put this checkout and, behind a conda environment's own, this interpreter's tools on the paths."""
+    tools = shlex.quote(str(Path(sys.executable).parent))
+    path = f'"$PATH":{tools}' if os.environ.get("CONDA_PREFIX") else f'{tools}:"$PATH"'
+    python_path = shlex.quote(":".join(filter(None, [checkout, os.environ.get("PYTHONPATH")])))
+    prefix = f"set -euo pipefail; export PATH={path} PYTHONPATH={python_path}; "
+    return prefix.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
+
+
+def closing_words(config: Config) -> str:
+    """The last lines on the terminal: where the results are, and how to browse the runs."""
+    if not config.models:
+        return f"\nThe data set is ready: {config.dataset.root / 'dataset.json'}"
+    comparison = config.results / "comparison.md"
+    lines = ["", comparison.read_text(encoding="utf-8").rstrip()] if comparison.exists() else [""]
+    lines.append("")
+    for what, name in (("table", "comparison.csv"), ("report", "report.html")):
+        if (config.results / name).exists():
+            lines.append(f"{what:<8} {config.results / name}")
+    if config.tracking.backend == "mlflow":
+        lines.append(f"runs     mlflow ui --backend-store-uri {shlex.quote(config.tracking.uri)}")
+    return "\n".join(lines)
+
+
+def annotation_settings(config: Config) -> dict[str, Any]:
+    """The part of `dataset` that decides which videos should exist, and how they are dealt to parts."""
+    dataset = config.document["dataset"]
+    return {key: dataset[key] for key in ("source", "splits", "part_size", "limit")} | {
+        "source_settings": _without(dataset[dataset["source"]], "keep_archives", "connections", "rate_limit")
+    }
+
+
+def archive_settings(config: Config) -> dict[str, Any]:
+    """What the content of an archive depends on."""
+    dataset = config.document["dataset"]
+    if dataset["source"] == "synthetic":
+        return dataset["synthetic"] | {"part_size": dataset["part_size"]}
+    return {"base_url": dataset["kinetics"]["base_url"], "version": dataset["kinetics"]["version"]}
+
+
+def testing_settings(config: Config) -> dict[str, Any]:
+    """What test results depend on."""
+    return _without(config.document["testing"], "workers", "batch_size", "chunk")
+
+
+def gpus(config: Config, model: str, stage: str | None = None) -> int:
+    """GPUs that a job asks for."""
+    settings = config.models[model]
+    return (settings.stage(stage) if stage else settings.final).training.gpus
+
+
+def keeps_archives(config: Config) -> bool:
+    return config.dataset.source == "kinetics" and config.dataset.kinetics.keep_archives
+
+
+def temporary_unless(kept: bool, path: str, temp: Any) -> Any:
+    """Mark an output as one that Snakemake deletes when nothing needs it any more."""
+    return path if kept else temp(path)
+
+
+def _without(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}

@@ -1,0 +1,46 @@
+# Clips decoded once into shards of JPEG frames, and the account of every video.
+
+
+rule frames:
+    input:
+        clips=f"{DATA}/clips/{{split}}/{{part}}.tar",
+        ledger=f"{DATA}/clips/{{split}}/{{part}}.parquet",
+    output:
+        shard=f"{DATA}/frames/{{split}}/{{part}}.lmdb",
+        ledger=f"{DATA}/frames/{{split}}/{{part}}.parquet",
+    log:
+        f"{LOGS}/frames/{{split}}/{{part}}.log",
+    benchmark:
+        f"{DATA}/benchmarks/frames/{{split}}/{{part}}.tsv"
+    params:
+        config=RESOLVED,
+        frames=lookup(dpath="frames", within=config),
+        bad=lookup(dpath="dataset/max_bad_share", within=config),
+    threads: min(CORES, 16)
+    conda:
+        ENVIRONMENT
+    shell:
+        "v4d frames --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
+        " --threads {threads} 2>&1 | tee {log:q}"
+
+
+rule manifest:
+    input:
+        annotations=rules.annotations.output,
+        shards=part_files("frames", ".lmdb"),
+        ledgers=part_files("frames", ".parquet"),
+    output:
+        manifest=f"{DATA}/manifest.parquet",
+        info=f"{DATA}/dataset.json",
+        missing=f"{DATA}/missing.csv",
+        quarantine=f"{DATA}/quarantine.csv",
+    log:
+        f"{LOGS}/manifest.log",
+    benchmark:
+        f"{DATA}/benchmarks/manifest.tsv"
+    params:
+        config=RESOLVED,
+    conda:
+        ENVIRONMENT
+    shell:
+        "v4d manifest --config {params.config:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,34 @@
+# The test of a model: Algorithm 1 over many units, three crops, several temporal orders.
+
+
+rule test:
+    input:
+        weights=tested_weights,
+        manifest=f"{DATA}/manifest.parquet",
+        info=f"{DATA}/dataset.json",
+        tracking=ancient(f"{RESULTS}/tracking.json"),
+    output:
+        predictions=f"{RESULTS}/{{model}}/test/predictions.parquet",
+        metrics=f"{RESULTS}/{{model}}/test/metrics.json",
+        per_class=f"{RESULTS}/{{model}}/test/per_class.csv",
+        confusion=report(
+            f"{RESULTS}/{{model}}/test/confusion.png",
+            caption="../report/confusion.rst",
+            category="Test",
+            labels={"model": "{model}", "figure": "confusion matrix"},
+        ),
+    log:
+        f"{LOGS}/test/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/test/{{model}}.tsv"
+    params:
+        config=RESOLVED,
+        testing=v4d_workflow.testing_settings(CONFIG),
+    threads: CORES
+    resources:
+        gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model),
+    conda:
+        ENVIRONMENT
+    shell:
+        "v4d test --config {params.config:q} --model {wildcards.model} --gpus {resources.gpu}"
+        " 2>&1 | tee {log:q}"

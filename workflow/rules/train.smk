@@ -1,0 +1,45 @@
+# Training, a stage of a model a job. Checkpoints lie beside the outputs and are none: they outlive a kill.
+
+
+rule tracking:
+    # One early job makes database and experiment: several processes on a fresh database all fail.
+    input:
+        info=f"{DATA}/dataset.json",
+    output:
+        f"{RESULTS}/tracking.json",
+    log:
+        f"{LOGS}/tracking.log",
+    params:
+        config=RESOLVED,
+        tracking=lookup(dpath="tracking", within=config),
+    conda:
+        ENVIRONMENT
+    shell:
+        "v4d tracking-init --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule train:
+    input:
+        manifest=f"{DATA}/manifest.parquet",
+        info=f"{DATA}/dataset.json",
+        tracking=ancient(f"{RESULTS}/tracking.json"),
+        before=weights_before,
+    output:
+        model=f"{RESULTS}/{{model}}/{{stage}}/final.pt",
+        metrics=f"{RESULTS}/{{model}}/{{stage}}/metrics.json",
+    log:
+        f"{LOGS}/train/{{model}}/{{stage}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{model}}/{{stage}}.tsv"
+    params:
+        config=RESOLVED,
+        seed=lookup(dpath="seed", within=config),
+        stage=lookup(dpath="{model}/{stage}", within=STAGES),
+    threads: CORES
+    resources:
+        gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model, wildcards.stage),
+    conda:
+        ENVIRONMENT
+    shell:
+        "v4d train --config {params.config:q} --model {wildcards.model} --stage {wildcards.stage}"
+        " --gpus {resources.gpu} 2>&1 | tee {log:q}"
