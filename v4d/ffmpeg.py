@@ -120,9 +120,9 @@ def _listen(
     os.set_blocking(pipe, False)
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
-        while not (stop and stop.is_set()):
+        while True:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or (stop and stop.is_set()):
                 return False
             if not selector.select(min(left, 0.5)):
                 continue
