@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.report import comparison, runs
+    from v4d.report import comparison
 
     if args.config:
         settings = config.load(args.config)
@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> None:
         comparison.write(table, settings.results)
         print(comparison.markdown(table))
         return
-    table = runs.runs_table(args.uri, run_ids=args.runs, experiment=args.experiment)
+    from v4d.report import runs
+
+    groups = runs.compare_runs(args.uri, run_ids=args.runs, experiment=args.experiment)
     if args.out:
-        runs.write(table, args.out)
-    print(runs.markdown(table))
+        runs.write(groups, args.out)
+    print(runs.text(groups))

@@ -26,6 +26,7 @@ from v4d.evaluation.summary import summarise
 from v4d.evaluation.work import Clock, Work
 from v4d.files import read_json
 from v4d.models import gmac, parameter_count
+from v4d.report.published import published_dataset
 from v4d.tracking import Tracker, open_tracker
 from v4d.training.distributed import Ranks, barrier, launch, process_group, processes_for
 
@@ -163,7 +164,10 @@ def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
             "dataset_fingerprint": result["dataset_fingerprint"],
             "config_sha": configuration.sha(work.config.document),
             "git_sha": result["git_sha"],
+            "parameters": result["parameters"],
+            "gmac": result["gmac"],
             "tested_units": result["test_units"],
+            "published_dataset": published_dataset(work.config, result["classes"]) or "",
         }
     )
     metrics = {

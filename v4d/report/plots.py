@@ -13,12 +13,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from v4d.files import atomic_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5F5F5F")
 """Okabe and Ito's, told apart by colour-blind readers too."""
+DPI = 150
 FEW_CLASSES = 24
 """Up to here every class has its name on a plot."""
 ORDER_NAMES = {
@@ -50,7 +51,8 @@ STYLE = {
 def save(path: Path, figure: Figure) -> None:
     """Write a figure as PNG or SVG, by the path's ending."""
     with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
-        figure.savefig(temporary, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.06, metadata=metadata)
 
 
 @matplotlib.rc_context(STYLE)
@@ -69,7 +71,7 @@ def training_curves(stages: Sequence[Mapping[str, Any]]) -> Figure:
     top1.set_ylim(0, 103)
     _lines(rate, table, {"train/lr": "learning rate"}, "learning rate")
     rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axes in (loss, top1, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -134,7 +136,7 @@ def per_class(table: pd.DataFrame) -> Figure:
     """Top-1 of each class, best first; of many classes all as a profile, and both ends by name."""
     table = table[table["videos"] > 0].sort_values("top1", ascending=False, kind="stable")
     if len(table) <= FEW_CLASSES:
-        figure, axes = _figure(6.4, 0.9 + 0.27 * len(table))
+        figure, axes = _figure(5.4, 0.9 + 0.27 * len(table))
         _class_bars(axes, table, table["top1"].mean())
         return figure
     figure, (best, worst, profile) = _figure(10.2, 4.2, columns=3, width_ratios=[1, 1, 1.15])
@@ -168,12 +170,12 @@ def reliability(table: pd.DataFrame, error: float) -> Figure:
     axes.set_ylabel("top-1, %")
     axes.set_ylim(0, 103)
     axes.set_title(f"expected calibration error {error:.1f} %")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
     share.bar(centre, 100 * filled["videos"] / filled["videos"].sum(), width * 0.94, color="#9a9a9a")
     share.set_ylabel("videos, %")
     share.set_xlabel("confidence, %")
     for part in (axes, share):
-        part.set_xlim(0, 100)
+        part.set_xlim(-1, 101)
     return figure
 
 
@@ -189,7 +191,8 @@ def temporal_order(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         y = [models[name]["orders"].get(order, {}).get("top1", np.nan) for name in names]
         bars = axes.bar(x, y, width * 0.92, color=_colour(number), label=ORDER_NAMES.get(order, order))
         labels = ["" if np.isnan(value) else f"{value:.1f}" for value in y]
-        axes.bar_label(bars, labels, padding=2, fontsize=8)
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
+        axes.bar_label(bars, labels, padding=2, fontsize=8, bbox=plate)
     _chance(axes, models)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("top-1, %")
@@ -227,7 +230,7 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Each row has `name`, `top1`, `interval` (low and high, or None) and `published`.
     """
-    figure, axes = _figure(6.4, 0.9 + 0.3 * len(rows))
+    figure, axes = _figure(5.6, 0.9 + 0.3 * len(rows))
     place = np.arange(len(rows))[::-1]
     colours = ["#b0b0b0" if row["published"] else COLOURS[0] for row in rows]
     axes.barh(place, [row["top1"] for row in rows], 0.72, color=colours)
@@ -300,7 +303,7 @@ def _chance(axes: Axes, models: Mapping[str, Mapping[str, Any]]) -> None:
     """The line of guessing, where it is high enough to be seen."""
     classes = {result.get("classes") for result in models.values()}
     if len(classes) == 1 and (count := classes.pop()) and count <= 50:
-        axes.axhline(100 / count, color="#444444", linewidth=1, linestyle="--")
+        axes.axhline(100 / count, color="#444444", linewidth=1, linestyle="--", zorder=1.5)
         axes.annotate(
             "chance", (1, 100 / count), (3, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", va="center", fontsize=8, color="#444444",

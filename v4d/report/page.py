@@ -1,0 +1,189 @@
+"""The report: one HTML file that needs no network, and the plots of a config as files beside it.
+
+results/<name>/report.html
+results/<name>/plots/*.svg
+"""
+
+import base64
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from v4d import __version__
+from v4d.config import Config
+from v4d.config import sha as config_sha
+from v4d.data.manifest import class_names, dataset_info
+from v4d.environment import git_sha
+from v4d.evaluation.work import test_folder
+from v4d.files import write_text
+from v4d.report import facts, plots
+from v4d.report.comparison import Comparison, cell_text, compare
+from v4d.report.samples import samples
+
+TEMPLATE_FOLDER = Path(__file__).parent
+_SVG_WIDTH = re.compile(rb'<svg [^>]*width="([0-9.]+)pt"')
+_PIXELS_AN_INCH = 104
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot as an address that has the file inside, and the width at which its text has the page's size."""
+
+    address: str
+    width: int  # CSS pixels
+
+    @property
+    def is_wide(self) -> bool:
+        """Too wide to be read when it is shrunk to a phone."""
+        return self.width > 600
+
+    @classmethod
+    def of(cls, path: Path) -> "Picture":
+        content = path.read_bytes()
+        if path.suffix == ".svg":
+            inches = float(_SVG_WIDTH.search(content).group(1)) / 72
+        else:  # width in pixels, in the header of every PNG
+            inches = int.from_bytes(content[16:20], "big") / plots.DPI
+        address = f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
+        return cls(address, round(inches * _PIXELS_AN_INCH))
+
+
+def write_report(config: Config) -> Path:
+    """Gather, draw and write; the path of the page.
+
+    Raises:
+        V4DError: a model is not tested.
+    """
+    comparison = compare(config)
+    figures = {name: Picture.of(path) for name, path in draw(config, comparison).items()}
+    page = render(context(config, comparison, figures))
+    path = config.results / "report.html"
+    write_text(path, page)
+    return path
+
+
+def draw(config: Config, comparison: Comparison) -> dict[str, Path]:
+    """Draw what compares models; their own plots lie in their test folders."""
+    folder = config.results / "plots"
+    stages = {name: facts.training_stages(config, model) for name, model in config.models.items()}
+    trained = {name: found for name, found in stages.items() if found}
+    figures: dict[str, Figure] = {"accuracies": plots.accuracies(accuracy_rows(comparison))}
+    if any(len(result["orders"]) > 1 for result in comparison.results.values()):
+        figures["temporal_order"] = plots.temporal_order(comparison.results)
+    if any(len(result["by_units"]) > 1 for result in comparison.results.values()):
+        figures["by_units"] = plots.by_units(comparison.results)
+    if trained:
+        figures["validation"] = plots.validation_curves(trained)
+    figures |= {f"training_{name}": plots.training_curves(found) for name, found in trained.items()}
+    for name, figure in figures.items():
+        plots.save(folder / f"{name}.svg", figure)
+    return {name: folder / f"{name}.svg" for name in figures}
+
+
+def accuracy_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Our models and the published ones of the same data set, for a plot."""
+    ours = [
+        {"name": name, "top1": result["top1"], "interval": result["top1_interval"], "published": False}
+        for name, result in comparison.results.items()
+    ]
+    published = [
+        {"name": f"{row.model} (published)", "top1": row.top1, "interval": None, "published": True}
+        for row in comparison.published.itertuples()
+    ]
+    return ours + published
+
+
+def context(config: Config, comparison: Comparison, figures: dict[str, Picture]) -> dict[str, Any]:
+    """Everything that the template shows."""
+    info = dataset_info(config)
+    classes = class_names(config)
+    models = [
+        model_section(config, name, result, classes, figures) for name, result in comparison.results.items()
+    ]
+    table = comparison.models.drop(columns="mlflow_run_id")
+    intervals = [f"{low:.1f} – {high:.1f}" for low, high in _intervals(comparison)]
+    table.insert(8, "95 % interval", intervals)
+    return {
+        "config": config,
+        "version": __version__,
+        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "best": max(comparison.results.values(), key=lambda result: result["top1"]),
+        "info": info,
+        "comparison": table,
+        "significance": comparison.significance,
+        "published": comparison.published,
+        "figures": figures,
+        "models": models,
+        "counts": facts.count_table(info),
+        "costs": facts.cost_table(config),
+        "links": facts.run_links(config),
+        "uri": facts.without_user(config.tracking.uri) if config.tracking.backend == "mlflow" else "",
+        "provenance": provenance(config, comparison, info),
+        "config_text": facts.config_text(config),
+    }
+
+
+def _intervals(comparison: Comparison) -> list[list[float]]:
+    return [result["top1_interval"] for result in comparison.results.values()]
+
+
+def model_section(
+    config: Config, name: str, result: dict[str, Any], classes: list[str], figures: dict[str, Picture]
+) -> dict[str, Any]:
+    """A model's part of the page."""
+    folder = test_folder(config, name)
+    right, wrong = samples(config, name, result, classes)
+    drawn = {part: folder / f"{part}.png" for part in ("confusion", "per_class", "reliability")}
+    return {
+        "name": name,
+        "result": result,
+        "curves": figures.get(f"training_{name}"),
+        "figures": {part: Picture.of(path) for part, path in drawn.items() if path.exists()},
+        "confused": facts.test_tables(config, name).get("confused", pd.DataFrame()).head(10),
+        "right": right,
+        "wrong": wrong,
+    }
+
+
+def provenance(config: Config, comparison: Comparison, info: dict[str, Any]) -> dict[str, str]:
+    """Where the numbers come from."""
+    results = comparison.results.values()
+    rows = {
+        "code (this report)": git_sha() or "outside a git checkout",
+        "code (tests)": ", ".join(sorted({result.get("git_sha") or "unknown" for result in results})),
+        "config": f"{config.name}, sha {config_sha(config.document)}",
+        "data set": f"{info['name']} ({info['source']}), fingerprint {info['fingerprint']}",
+        "test protocol": ", ".join(sorted({protocol(result) for result in results})),
+        "hardware": ", ".join(sorted({result.get("hardware", "unknown") for result in results})),
+        "seed": str(config.seed),
+    }
+    return rows
+
+
+def protocol(result: Mapping[str, Any]) -> str:
+    """How a model was tested, in words."""
+    way = f"{result['test_units']} units into {result['units']}" if result["combinations"] else "one pass"
+    size = f" of {result['crop_size']}" if result["crop_size"] else ""
+    return f"{way}, up to {result['crops']} crops{size}, {result['precision']}, split {result['split']}"
+
+
+def render(values: dict[str, Any]) -> str:
+    """The page; every value is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = cell_text
+    environment.globals["numeric"] = lambda table, column: pd.api.types.is_numeric_dtype(table[column])
+    return environment.get_template("template.html").render(values)
