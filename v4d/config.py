@@ -22,6 +22,7 @@ import yaml
 from v4d.errors import V4DError
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
+RESERVED = ("dataset", "benchmarks")
 STAGE_OVERRIDES = ("arch", "preset", "units", "frames", "frame_stride", "blocks", "kernel", "dropout", "init")
 
 
@@ -218,6 +219,8 @@ class TrackingConfig:
     backend: str
     uri: str
     experiment: str
+    log_model: bool
+    system_metrics: bool
 
 
 @dataclass(frozen=True)
@@ -343,6 +346,8 @@ def _check_relations(document: dict[str, Any]) -> None:
     """What no single key can tell."""
     dataset = document["dataset"]
     for name, model in document["models"].items():
+        if name in RESERVED:
+            raise V4DError(f"config: models.{name}: this name is taken by a folder of the results")
         for stage in model["stages"]:
             _check_stage(name, stage, dataset["splits"], trains=model["checkpoint"] is None)
     if document["models"] and document["testing"]["split"] not in dataset["splits"]:

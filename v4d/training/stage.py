@@ -252,7 +252,7 @@ class StageRun:
         )
         tracker.log_artifact(self.folder / "metrics.json", self.stage.name)
         tracker.log_artifact(self.folder / "final.pt", self.stage.name)
-        if self.stage is self.model_config.final:
+        if self.stage is self.model_config.final and self.config.tracking.log_model:
             tracker.log_model(self.folder / "final.pt")
 
     def _tracker(self) -> Tracker:
@@ -277,7 +277,8 @@ class StageRun:
         write_text(notes, f"{hardware()}\ngit {git_sha() or 'none'}\n\n{packages()}")
         tracker.log_artifact(notes, self.stage.name)
         tracker.log_artifact(resolved_config(self.config))
-        tracker.start_system_metrics()
+        if self.config.tracking.system_metrics:
+            tracker.start_system_metrics()
         return tracker
 
     def _train_loader(self) -> Loader:

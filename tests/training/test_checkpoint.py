@@ -1,0 +1,102 @@
+"""The folder of checkpoints: one writer, whole files, nothing lost."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import environment
+
+from v4d.errors import V4DError
+from v4d.training.checkpoint import CheckpointFolder, check_identity
+
+HOLD = (
+    "import sys, pathlib, time\nfrom v4d.training.checkpoint import CheckpointFolder\n"
+    "with CheckpointFolder(pathlib.Path(sys.argv[1]), 2).locked():\n"
+    "    print('held', flush=True); time.sleep(60)\n"
+)
+
+
+def state(epoch: int) -> dict:
+    return {"epoch": epoch, "model": {"w": torch.full((3,), float(epoch))}}
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for epoch in range(1, 6):
+        folder.save(state(epoch), end_of_epoch=True, best=epoch == 2)
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == [
+        "best.pt",
+        "epoch_0004.pt",
+        "epoch_0005.pt",
+        "last.pt",
+    ]
+    assert folder.load()["epoch"] == 5
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"] == 2
+
+
+def test_a_moment_inside_an_epoch_becomes_the_last_only(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    folder.save(state(1), end_of_epoch=True, best=True)
+    folder.save(state(7), end_of_epoch=False, best=False)
+    assert folder.load()["epoch"] == 7
+    assert torch.load(tmp_path / "epoch_0001.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_second_writer_is_refused_by_name_and_a_dead_one_is_not_in_the_way(tmp_path):
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment())
+    assert holder.stdout.readline() == b"held\n"
+    folder = CheckpointFolder(tmp_path, 2)
+    with pytest.raises(V4DError, match=f"process {holder.pid}"), folder.locked():
+        pass
+    holder.kill()
+    holder.wait()
+    with folder.locked():
+        pass
+
+
+def test_settings_that_changed_move_the_old_states_aside(tmp_path):
+    folder = CheckpointFolder(tmp_path, 2)
+    folder.save(state(3), end_of_epoch=True, best=True)
+    aside = folder.set_aside("abc")
+    assert folder.load() is None
+    assert torch.load(aside / "last.pt", weights_only=True)["epoch"] == 3
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    folder = CheckpointFolder(tmp_path, 2)
+    folder.save(state(3), end_of_epoch=True, best=False)
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(V4DError, match=r"last\.pt"):
+        folder.load()
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code has run",))
+
+    torch.save({"epoch": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(V4DError, match=r"last\.pt"):
+        CheckpointFolder(tmp_path, 2).load()
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ({"dataset": "f2"}, ["dataset", "f1", "f2"]),
+        ({"classes": ["a", "c"]}, ["classes", "b", "c"]),
+        ({"classes": ["b", "a"]}, ["classes", "order"]),
+        ({"architecture": {"arch": "v4d_resnet50", "units": 4}}, ["architecture.arch", "tiny", "resnet50"]),
+        ({"architecture": {"arch": "v4d_tiny", "units": 5}}, ["architecture.units", "4", "5"]),
+    ],
+)
+def test_another_training_is_refused_with_the_difference(tmp_path, now, words):
+    then = {"dataset": "f1", "classes": ["a", "b"], "architecture": {"arch": "v4d_tiny", "units": 4}}
+    check_identity({"identity": then}, then, tmp_path)
+    with pytest.raises(V4DError) as error:
+        check_identity({"identity": then}, then | now, tmp_path)
+    for word in words:
+        assert word in str(error.value)

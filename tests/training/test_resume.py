@@ -1,0 +1,136 @@
+"""A training killed with -9 at any step, and resumed, is the same as one that was left alone."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import defaultdict
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from conftest import TINY, write_config
+from mlflow import MlflowClient
+
+from v4d import config as configs
+from v4d.models.saved import load_model
+from v4d.training.distributed import Ranks
+from v4d.training.loop import Learner
+from v4d.training.stage import StageRun
+
+STEPS = 10  # 20 videos, 4 a step, 2 epochs
+TRACKED = {"backend": "mlflow", "log_model": False, "system_metrics": False}
+
+
+def train(project: Path, kill_at: int | None = None) -> int:
+    """Train in a child process, which kills itself in front of a step; its exit code."""
+    child = multiprocessing.get_context("fork").Process(target=_train, args=(project, kill_at))
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def _train(project: Path, kill_at: int | None) -> None:
+    os.chdir(project)
+    torch.set_num_threads(1)
+    steps = 0
+    step = Learner.step
+
+    def counted(*args, **kwargs):
+        nonlocal steps
+        if steps == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps += 1
+        return step(*args, **kwargs)
+
+    Learner.step = counted
+    StageRun(configs.load("config.yaml"), "v4d", "main", Ranks(0, 1, torch.device("cpu"))).run()
+
+
+def outcome(project: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[tuple[int, float]]]]:
+    """Final weights, and the curves as MLflow has them; how fast the machine was does not count."""
+    weights = load_model(project / "results/tiny/v4d/main/final.pt").model.state_dict()
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
+    assert len(runs) == 1
+    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for key in runs[0].data.metrics:
+        if not key.startswith("perf/"):
+            history = client.get_metric_history(runs[0].info.run_id, key)
+            curves[key] = sorted((point.step, point.value) for point in history)
+    return weights, curves
+
+
+def project_with(data: Path, folder: Path, **training) -> Path:
+    shutil.copytree(data, folder)
+    document = configs.merge(TINY, {"tracking": TRACKED, "training": training})
+    write_config(folder, document)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_data, tmp_path_factory):
+    project = project_with(tiny_data, tmp_path_factory.mktemp("resume") / "undisturbed")
+    assert train(project) == 0
+    return outcome(project)
+
+
+@pytest.mark.parametrize("kill_at", range(STEPS))
+def test_killed_and_resumed_is_the_same_to_the_last_bit(tiny_data, tmp_path, undisturbed, kill_at):
+    # A checkpoint at every second step; the resumed training loads with another number of workers.
+    project = project_with(tiny_data, tmp_path / "p", checkpoint_minutes=1e-9)
+    assert train(project, kill_at) == -signal.SIGKILL
+    assert not (project / "results/tiny/v4d/main/final.pt").exists()
+    workers = 1 if kill_at == 5 else 0
+    changed = {"tracking": TRACKED, "training": {"checkpoint_minutes": 1e-9, "workers": workers}}
+    write_config(project, configs.merge(TINY, changed))
+    assert train(project) == 0
+    weights, curves = outcome(project)
+    expected_weights, expected_curves = undisturbed
+    assert weights.keys() == expected_weights.keys()
+    for name, value in expected_weights.items():
+        assert torch.equal(weights[name], value), name
+    assert curves == expected_curves
+
+
+def test_the_curves_are_whole(undisturbed):
+    _, curves = undisturbed
+    assert [step for step, _ in curves["val/top1"]] == [1, 2]
+    assert [step for step, _ in curves["train_step/loss"]] == [2, 4, 5, 7, 9, 10]
+    assert {"train/loss", "train/top1", "train/lr", "val/loss", "val/top5"} <= set(curves)
+
+
+def test_another_seed_gives_other_weights(tiny_data, tmp_path, undisturbed):
+    project = project_with(tiny_data, tmp_path / "p")
+    write_config(project, configs.merge(TINY, {"tracking": TRACKED, "seed": 1}))
+    assert train(project) == 0
+    assert not torch.equal(outcome(project)[0]["fc.weight"], undisturbed[0]["fc.weight"])
+
+
+def test_other_settings_train_anew_in_a_new_run_and_nothing_is_lost(tiny_data, tmp_path):
+    project = project_with(tiny_data, tmp_path / "p")
+    assert train(project) == 0
+    first = (project / "results/tiny/v4d/mlflow_run.json").read_text()
+    changed = {"tracking": TRACKED, "training": {"optimizer": {"lr": 0.01}}}
+    write_config(project, configs.merge(TINY, changed))
+    assert train(project) == 0
+    aside = list((project / "results/tiny/v4d/main/checkpoints").glob("superseded-*"))
+    assert len(aside) == 1 and (aside[0] / "last.pt").exists()
+    assert (aside[0] / "mlflow_run.json").read_text() == first
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
+    assert sorted(run.data.params["main/optimizer.lr"] for run in runs) == ["0.01", "0.05"]
+
+
+def test_a_finished_training_is_not_done_again(tiny_data, tmp_path):
+    """Snakemake deletes outputs before it runs a rule again: the checkpoints give them back."""
+    project = project_with(tiny_data, tmp_path / "p")
+    assert train(project) == 0
+    before = outcome(project)
+    (project / "results/tiny/v4d/main/final.pt").unlink()
+    assert train(project, kill_at=0) == 0  # it would be killed at its first step
+    after = outcome(project)
+    assert all(torch.equal(after[0][name], value) for name, value in before[0].items())
+    assert after[1] == before[1]
