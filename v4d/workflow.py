@@ -132,6 +132,11 @@ def testing_settings(config: Config) -> dict[str, Any]:
     return _without(config.document["testing"], "workers", "batch_size", "chunk")
 
 
+def tracking_settings(config: Config) -> dict[str, Any]:
+    """Where runs are tracked; what is logged there in detail is no reason to log again."""
+    return _without(config.document["tracking"], "log_model", "system_metrics")
+
+
 def gpus(config: Config, model: str, stage: str | None = None) -> int:
     """GPUs that a job asks for."""
     settings = config.models[model]

@@ -17,6 +17,7 @@ At a position p of a combination the distinct features are thus those of a produ
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ class _Plan:
         for block in self.blocks:
             counts.append(sum(math.prod(_take(sizes, _window(p, reach, sizes))) for p in range(len(sizes))))
             reach += block.reach
-        held = max(map(sum, zip(counts, [*counts[1:], 0], strict=True)), default=0)
+        held = max(map(sum, pairwise([*counts, 0])), default=0)  # none where no block mixes units
         return max(sizes) > 1 and (held > self.keep or math.prod(sizes) > 64 * self.keep)
 
     def _behind(self, number: int, before: list[_Features], sizes: list[int]) -> list[_Features]:

@@ -18,13 +18,13 @@ rule clips:
         f"{LOGS}/clips/{{split}}/{{part}}.log",
     benchmark:
         f"{DATA}/benchmarks/clips/{{split}}/{{part}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: min(CORES, 16)
     params:
         config=RESOLVED,
         clips=lookup(dpath="clips", within=config),
         bad=lookup(dpath="dataset/max_bad_share", within=config),
-    threads: min(CORES, 16)
-    conda:
-        ENVIRONMENT
     shell:
         "v4d clips --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"

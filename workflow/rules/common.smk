@@ -44,14 +44,22 @@ onsuccess:
 
 def part_files(folder, suffix):
     """The files of all parts of all splits below data/<dataset>/<folder>."""
-    return [f"{DATA}/{folder}/{split}/{part}{suffix}" for split in PARTS for part in PARTS[split]]
+    return [
+        f"{DATA}/{folder}/{split}/{part}{suffix}"
+        for split in PARTS
+        for part in PARTS[split]
+    ]
 
 
 def final_targets():
     """What `all` makes: the comparison and the report, or the data set where no model is named."""
     if not CONFIG.models:
         return [f"{DATA}/dataset.json"]
-    return [f"{RESULTS}/comparison.csv", f"{RESULTS}/comparison.md", f"{RESULTS}/report.html"]
+    return [
+        f"{RESULTS}/comparison.csv",
+        f"{RESULTS}/comparison.md",
+        f"{RESULTS}/report.html",
+    ]
 
 
 def weights_before(wildcards):
@@ -66,4 +74,6 @@ def weights_before(wildcards):
 def tested_weights(wildcards):
     """The weights that are tested: those of the last stage, or a file that the config names."""
     model = CONFIG.models[wildcards.model]
-    return model.checkpoint or f"{RESULTS}/{wildcards.model}/{model.final.name}/final.pt"
+    return (
+        model.checkpoint or f"{RESULTS}/{wildcards.model}/{model.final.name}/final.pt"
+    )

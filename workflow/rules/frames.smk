@@ -12,13 +12,13 @@ rule frames:
         f"{LOGS}/frames/{{split}}/{{part}}.log",
     benchmark:
         f"{DATA}/benchmarks/frames/{{split}}/{{part}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: min(CORES, 16)
     params:
         config=RESOLVED,
         frames=lookup(dpath="frames", within=config),
         bad=lookup(dpath="dataset/max_bad_share", within=config),
-    threads: min(CORES, 16)
-    conda:
-        ENVIRONMENT
     shell:
         "v4d frames --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"
@@ -38,9 +38,9 @@ rule manifest:
         f"{LOGS}/manifest.log",
     benchmark:
         f"{DATA}/benchmarks/manifest.tsv"
-    params:
-        config=RESOLVED,
     conda:
         ENVIRONMENT
+    params:
+        config=RESOLVED,
     shell:
         "v4d manifest --config {params.config:q} 2>&1 | tee {log:q}"

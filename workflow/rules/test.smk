@@ -6,7 +6,7 @@ rule test:
         weights=tested_weights,
         manifest=f"{DATA}/manifest.parquet",
         info=f"{DATA}/dataset.json",
-        tracking=ancient(f"{RESULTS}/tracking.json"),
+        tracking=f"{RESULTS}/tracking.json",
     output:
         predictions=f"{RESULTS}/{{model}}/test/predictions.parquet",
         metrics=f"{RESULTS}/{{model}}/test/metrics.json",
@@ -21,14 +21,14 @@ rule test:
         f"{LOGS}/test/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/test/{{model}}.tsv"
-    params:
-        config=RESOLVED,
-        testing=v4d_workflow.testing_settings(CONFIG),
+    conda:
+        ENVIRONMENT
     threads: CORES
     resources:
         gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model),
-    conda:
-        ENVIRONMENT
+    params:
+        config=RESOLVED,
+        testing=v4d_workflow.testing_settings(CONFIG),
     shell:
         "v4d test --config {params.config:q} --model {wildcards.model} --gpus {resources.gpu}"
         " 2>&1 | tee {log:q}"

@@ -3,17 +3,19 @@
 
 rule tracking:
     # One early job makes database and experiment: several processes on a fresh database all fail.
+    # Another address trains nothing anew (the checkpoints are there) and logs everything again. Not `ancient`
+    # below: Snakemake 9.27 then takes a job whose output is missing for up to date when this one reruns.
     input:
         info=f"{DATA}/dataset.json",
     output:
         f"{RESULTS}/tracking.json",
     log:
         f"{LOGS}/tracking.log",
-    params:
-        config=RESOLVED,
-        tracking=lookup(dpath="tracking", within=config),
     conda:
         ENVIRONMENT
+    params:
+        config=RESOLVED,
+        tracking=v4d_workflow.tracking_settings(CONFIG),
     shell:
         "v4d tracking-init --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
 
@@ -22,7 +24,7 @@ rule train:
     input:
         manifest=f"{DATA}/manifest.parquet",
         info=f"{DATA}/dataset.json",
-        tracking=ancient(f"{RESULTS}/tracking.json"),
+        tracking=f"{RESULTS}/tracking.json",
         before=weights_before,
     output:
         model=f"{RESULTS}/{{model}}/{{stage}}/final.pt",
@@ -31,15 +33,17 @@ rule train:
         f"{LOGS}/train/{{model}}/{{stage}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{model}}/{{stage}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: CORES
+    resources:
+        gpu=lambda wildcards: v4d_workflow.gpus(
+            CONFIG, wildcards.model, wildcards.stage
+        ),
     params:
         config=RESOLVED,
         seed=lookup(dpath="seed", within=config),
         stage=lookup(dpath="{model}/{stage}", within=STAGES),
-    threads: CORES
-    resources:
-        gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model, wildcards.stage),
-    conda:
-        ENVIRONMENT
     shell:
         "v4d train --config {params.config:q} --model {wildcards.model} --stage {wildcards.stage}"
         " --gpus {resources.gpu} 2>&1 | tee {log:q}"
