@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import random
 import re
 import tarfile
@@ -241,21 +242,19 @@ def without_ranges_cut(after: int) -> Fault:
     return lambda handler, data: handler.serve(data, ranges=False, cut=after)
 
 
-def changed(new: bytes, after: int | None = None) -> Fault:
-    """From now on the address holds another file."""
-    return lambda handler, data: handler.serve(new, cut=after)
-
-
 def drip(seconds: float) -> Fault:
     """So long before every 2 kB."""
     return lambda handler, data: handler.serve(data, pace=lambda: time.sleep(seconds))
 
 
-def stall(handler: Handler, data: bytes) -> None:
-    """Announces everything, sends a little, and then nothing more."""
-    waits = iter([0.0])
-    closing = handler.server.mirror.closing
-    handler.serve(data, pace=lambda: None if next(waits, None) is not None else closing.wait(30))
+def stall(after: int) -> Fault:
+    """Announces everything, sends so many pieces of 2 kB, and then nothing more."""
+
+    def fault(handler: Handler, data: bytes) -> None:
+        closing, sent = handler.server.mirror.closing, itertools.count()
+        handler.serve(data, pace=lambda: closing.wait(30) if next(sent) >= after else None)
+
+    return fault
 
 
 def redirect(handler: Handler, data: bytes) -> None:

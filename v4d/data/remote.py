@@ -36,8 +36,8 @@ class Changed(Exception):
 class Patience:
     """How long a failing server is put up with; with these values, for about an hour.
 
-    The waits (seconds) double from `first` to `cap`, `attempts` counts tries in a row that brought nothing
-    new. A connection that brings less than `least_rate` bytes/s over `stall` seconds is given up.
+    The waits (seconds) double from `first` to `cap`, `attempts` counts tries in a row that brought next to
+    nothing. A connection that brings less than `least_rate` bytes/s over `stall` seconds is given up.
     """
 
     first: float = 1.0

@@ -51,8 +51,9 @@ class Transfer:
         self.connections = connections if remote.ranges else 1
         self._bucket = _Bucket(rate_limit * 1e6 if rate_limit else None)
         self._stop = threading.Event()
-        self._segments = self._resume() or self._fresh()
-        self.missing = sum(segment.left for segment in self._segments)
+        self._segments = self._resume()
+        left = sum(segment.left for segment in self._segments)
+        self.missing = left if self._segments else remote.size or 0
 
     def run(self) -> None:
         """Bring every byte.
@@ -61,6 +62,7 @@ class Transfer:
             Changed: start again from nothing.
             V4DError: out of patience, or the disk is full.
         """
+        self._segments = self._segments or self._fresh()
         todo: queue.SimpleQueue[_Segment] = queue.SimpleQueue()
         for segment in self._segments:
             if segment.left:
@@ -125,7 +127,7 @@ class Transfer:
     def _fetch_segment(self, segment: "_Segment") -> None:
         failures = 0
         while segment.left and not self._stop.is_set():
-            before = segment.done
+            before, started = segment.done, time.monotonic()
             try:
                 if self.remote.ranges:
                     self._fetch_range(segment)
@@ -133,21 +135,17 @@ class Transfer:
                     segment.done = 0  # a server without ranges has to send all of it again
                     self._fetch_whole(segment)
             except Broken as error:
-                failures = 1 if self.remote.ranges and segment.done > before else failures + 1
+                came, least = segment.done - before, self.patience.least_rate * (time.monotonic() - started)
+                failures = 1 if self.remote.ranges and came > least else failures + 1
                 self.patience.wait(failures, error, self._stop)
 
     def _fetch_range(self, segment: "_Segment") -> None:
         first, last = segment.start + segment.done, segment.start + segment.length - 1
         with get(self.url, {"Range": f"bytes={first}-{last}"}, self.patience.stall) as response:
-            headers = response.headers
-            whole = headers.get("Content-Range", "")
-            if (headers.get("ETag", ""), headers.get("Last-Modified", "")) != (
-                self.remote.etag,
-                self.remote.modified,
-            ):
-                raise Changed(f"{self.url}: another ETag than at the start")
+            whole = response.headers.get("Content-Range", "")
             if response.status_code != 206 or whole != f"bytes {first}-{last}/{self.remote.size}":
                 raise Changed(f"{self.url}: {response.status_code} {whole!r} for bytes {first}-{last}")
+            self._check_identity(response)
             for data in self._chunks(response, segment.left):
                 _write(self._file, data, segment.start + segment.done)
                 segment.done += len(data)
@@ -156,6 +154,9 @@ class Transfer:
 
     def _fetch_whole(self, segment: "_Segment") -> None:
         with get(self.url, {}, self.patience.stall) as response:
+            if response.headers.get("Content-Length", "") != str(self.remote.size or ""):
+                raise Changed(f"{self.url}: another length than before")
+            self._check_identity(response)
             limit = segment.length if segment.length >= 0 else sys.maxsize
             for data in self._chunks(response, limit):
                 _write(self._file, data, segment.done)
@@ -164,6 +165,13 @@ class Transfer:
             segment.length = segment.done
         elif segment.left:
             raise Broken(f"{self.url}: the connection ended early, after {segment.done} bytes")
+
+    def _check_identity(self, response: requests.Response) -> None:
+        """Never put the bytes of two files together."""
+        headers = response.headers
+        identity = headers.get("ETag", ""), headers.get("Last-Modified", "")
+        if identity != (self.remote.etag, self.remote.modified):
+            raise Changed(f"{self.url}: another ETag or date than before")
 
     def _chunks(self, response: requests.Response, limit: int) -> Iterator[bytes]:
         """The body as it comes, `limit` bytes at most, within the rate; a connection that drips is broken."""
