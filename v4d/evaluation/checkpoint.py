@@ -10,7 +10,8 @@ from torch import nn
 
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.errors import V4DError
-from v4d.models.saved import load_model
+from v4d.models.released import load_released
+from v4d.models.saved import load_model, read_weights
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,45 @@ class FinishedModel:
         return self.architecture["frames"]
 
 
+RELEASED_STRIDE = 8
+"""Frame stride of the authors' networks."""
+
+
+def load_any(path: Path, *, units: int = 4, frame_stride: int = RELEASED_STRIDE) -> FinishedModel:
+    """A finished model of ours, or a released checkpoint as the authors published it.
+
+    `units` and `frame_stride` stand in for what a file does not tell.
+
+    Raises:
+        V4DError: no such file, or none of these.
+    """
+    document = read_weights(path)
+    if isinstance(document, dict) and "architecture" not in document and "state_dict" in document:
+        return _load_released(path, units)
+    saved = load_model(path)
+    stride = saved.info.get("stage", {}).get("frame_stride", frame_stride)
+    return FinishedModel(path, saved.model, saved.architecture, saved.classes, saved.info, stride)
+
+
+def _load_released(path: Path, units: int) -> FinishedModel:
+    """Which classes the authors' networks have is known by their number."""
+    from v4d.data.kinetics import class_names, released_mini_order
+
+    model = load_released(path, units=units)
+    known = {400: class_names, 200: released_mini_order}.get(model.num_classes)
+    names = known() if known else [f"class {index}" for index in range(model.num_classes)]
+    return FinishedModel(path, model, model.spec, names, {}, RELEASED_STRIDE)
+
+
 def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> FinishedModel:
     """Load a checkpoint for the data set's classes. What the file does not tell, the config's stage does.
 
     Raises:
         V4DError: no such file, not such a file, or other classes.
     """
-    saved = load_model(path)
-    check_classes(path, saved.classes, classes)
-    stride = saved.info.get("stage", {}).get("frame_stride", stage.frame_stride)
-    return FinishedModel(path, saved.model, saved.architecture, saved.classes, saved.info, stride)
+    finished = load_any(path, units=stage.units, frame_stride=stage.frame_stride)
+    check_classes(path, finished.classes, classes)
+    return finished
 
 
 def checkpoint_path(config: Config, model: ModelConfig) -> Path:

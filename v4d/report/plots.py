@@ -249,6 +249,44 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def timeline(prediction: Any, classes: Sequence[str], count: int = 3) -> Figure:
+    """What each unit of a video says about the video's best classes, over time, above the units' pictures.
+
+    `prediction` is a `v4d.evaluation.predict.Prediction` with evidence.
+    """
+    evidence = prediction.evidence
+    figure, (axes, strip) = _figure(9.0, 4.4, rows=2, height_ratios=[3.2, 1])
+    for number, (index, share) in enumerate(prediction.top(count)):
+        label = f"{_short(classes[index], 34)}  (video: {100 * share:.1f} %)"
+        y = 100 * evidence.probabilities[:, index]
+        axes.plot(evidence.seconds, y, "o-", color=_colour(number), label=label, markersize=4)
+    axes.set_ylabel("by one unit alone, %" if evidence.alone else "by a unit's features, %")
+    axes.set_ylim(-3, 103)
+    figure.suptitle(_short(prediction.path.name, 70), x=0.01, ha="left", fontweight="bold", fontsize=10.5)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=count, fontsize=8.5)
+    duration = max(prediction.num_frames / (prediction.fps or 25.0), evidence.seconds[-1] + evidence.span / 2)
+    strip.set_xlim(0, duration)
+    strip.set_ylim(0, 1)
+    strip.set_yticks([])
+    strip.grid(False)
+    strip.set_xlabel("seconds; grey: what a unit covers")
+    _pictures(strip, evidence, duration)
+    return figure
+
+
+def _pictures(axes: Axes, evidence: Any, duration: float) -> None:
+    """Units' pictures side by side, each tied to the span of time that the unit covers."""
+    count = len(evidence.seconds)
+    for place, (second, picture) in enumerate(zip(evidence.seconds, evidence.pictures, strict=True)):
+        left, right = second - evidence.span / 2, second + evidence.span / 2
+        axes.axvspan(left, right, 0.94, 1.0, color="#8a8a8a", alpha=0.4, linewidth=0)
+        axes.plot([second, (place + 0.5) * duration / count], [0.94, 0.8], color="#b0b0b0", linewidth=0.8)
+        box = axes.inset_axes((place / count, 0.02, 1 / count, 0.76))
+        box.imshow(picture)
+        box.set_axis_off()
+
+
 def _figure(
     width: float, height: float, *, rows: int = 1, columns: int = 1, **layout: Any
 ) -> tuple[Figure, Any]:

@@ -1,0 +1,228 @@
+"""Classify single videos, exactly as the test stage would have.
+
+Legend: N videos, V views (crops), U units, C, T frames of a unit, H, W, K classes.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v4d import config as configuration
+from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig
+from v4d.data.loader import VideoRecord, eval_loader, normalise
+from v4d.data.sampling import eval_indices
+from v4d.errors import V4DError
+from v4d.evaluation.checkpoint import FinishedModel, load_any
+from v4d.evaluation.explain import Maps, activation_maps, unit_logits
+from v4d.evaluation.scoring import Scorer
+from v4d.evaluation.source import Source, prepared
+from v4d.models import VideoNet
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a video is prepared and shown."""
+
+    clips: ClipsConfig
+    frames: FramesConfig
+    testing: TestingConfig
+
+    @classmethod
+    def of(cls, model: FinishedModel, config: Config | None = None, **overrides: Any) -> "Protocol":
+        """A config's, where one is given; else what the checkpoint holds; else the defaults.
+
+        A checkpoint that does not tell the crop of its test gets the frame's short side, which is what the
+        released protocol's 256 of 320x256 are. `overrides` are fields of `TestingConfig`; None leaves them.
+        """
+        if config is None:
+            sections = {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
+            sections.setdefault("testing", {"crop_size": None})
+            bare = {"name": "predict", "dataset": {"name": "own", "source": "folder"}, **sections}
+            config = configuration.build(configuration.resolve(bare))
+        given = {name: value for name, value in overrides.items() if value is not None}
+        testing = dataclasses.replace(config.testing, **given)
+        if testing.units < model.units:
+            testing = dataclasses.replace(testing, units=model.units)
+        return cls(config.clips, config.frames, testing)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A video's scores, or what is wrong with it."""
+
+    path: Path
+    problem: str = ""
+    probabilities: np.ndarray | None = None  # [K]
+    num_frames: int = 0
+    fps: float = 0.0
+    evidence: "Evidence | None" = None
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """The `count` best classes, best first: index and probability."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(int(index), float(self.probabilities[index])) for index in order]
+
+    def as_dict(self, classes: Sequence[str], count: int) -> dict[str, Any]:
+        """For JSON."""
+        if self.problem:
+            return {"video": str(self.path), "error": self.problem}
+        return {
+            "video": str(self.path),
+            "num_frames": self.num_frames,
+            "fps": self.fps,
+            "top": [
+                {"class": classes[index], "class_index": index, "probability": share}
+                for index, share in self.top(count)
+            ],
+        }
+
+    def as_text(self, classes: Sequence[str], count: int) -> str:
+        """A line for the video and one for each of its best classes."""
+        lines = [f"{100 * share:7.2f} %  {classes[index]}" for index, share in self.top(count)]
+        return "\n".join([str(self.path), *lines])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What every unit has to say, over the video's time."""
+
+    seconds: np.ndarray  # [U] middle of each unit
+    span: float  # seconds that a unit covers
+    probabilities: np.ndarray  # [U, K]
+    pictures: np.ndarray  # uint8 [U, H, W, 3], each unit's middle frame
+    alone: bool  # each unit was scored by itself, without its neighbours
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A network's answer for one class of one video, taken apart; one crop, the network's own units."""
+
+    class_index: int
+    probability: float
+    maps: Maps
+    frames: np.ndarray  # uint8 [U, T, H, W, 3], what the network saw
+    seconds: np.ndarray  # [U, T], when it was
+    rate: float  # frames a second of the frames of a unit
+
+
+class Predictor:
+    """A model and a protocol, on a device."""
+
+    def __init__(self, model: FinishedModel, protocol: Protocol, device: torch.device | str = "cpu"):
+        self.model, self.protocol, self.device = model, protocol, torch.device(device)
+        model.model.to(self.device)
+        precision = protocol.testing.precision
+        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, config: Config | None = None, device: str = "cpu", **overrides: Any
+    ):
+        """A final, a released or an exported checkpoint.
+
+        Raises:
+            V4DError: no such file, or none of these.
+        """
+        model = load_any(Path(checkpoint))
+        return cls(model, Protocol.of(model, config, **overrides), device)
+
+    def predict(
+        self, paths: Sequence[Path], *, evidence: bool = False, processes: int = 1
+    ) -> Iterator[Prediction]:
+        """Every video in turn; one that cannot be read is a prediction with a problem."""
+        for source in prepared(paths, self.protocol.clips, self.protocol.frames, processes=processes):
+            if source.shard is None:
+                yield Prediction(source.path, source.problem)
+                continue
+            try:
+                frames = self.show(source)
+                scores = self.scores(frames)
+                seen = self.evidence(frames, source) if evidence else None
+            except V4DError as error:  # a crop that does not fit this video's frames
+                yield Prediction(source.path, str(error))
+                continue
+            yield Prediction(source.path, "", scores, source.num_frames, source.fps, seen)
+
+    def show(self, source: Source, *, units: int | None = None, crops: int | None = None) -> Tensor:
+        """What the network sees, as the test stage's loader makes it: uint8 `[1, V, U, T, H, W, 3]`."""
+        testing = self.protocol.testing
+        record = VideoRecord(Source.VIDEO_ID, 0, str(source.shard), source.num_frames)
+        loader = eval_loader(
+            [record],
+            units=units or testing.units,
+            frames=self.model.frames,
+            frame_stride=self.model.frame_stride,
+            crop_size=testing.crop_size,
+            crops=crops or testing.crops,
+            short_side=testing.short_side,
+            sampling=testing.sampling,
+        )
+        return next(iter(loader)).frames.to(self.device)
+
+    def scores(self, frames_NVUTHWC: Tensor) -> np.ndarray:
+        """Probabilities `[K]` of one video."""
+        testing = self.protocol.testing
+        scorer = Scorer(
+            self.model.model,
+            orders=("normal",),
+            combinations=testing.combinations,
+            chunk=testing.chunk,
+            bf16=self.bf16,
+        )
+        return scorer(frames_NVUTHWC, [Source.VIDEO_ID])[0]["normal"][0]
+
+    def evidence(self, frames_NVUTHWC: Tensor, source: Source) -> Evidence:
+        """What each unit says by its own features, seen from the middle crop."""
+        testing, model = self.protocol.testing, self.model
+        frames = frames_NVUTHWC[:, frames_NVUTHWC.shape[1] // 2]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = unit_logits(model.model, normalise(frames))
+        indices = self._indices(source, testing.units)
+        fps = source.fps or 25.0
+        return Evidence(
+            seconds=indices.mean(1) / fps,
+            span=model.frames * model.frame_stride / fps,
+            probabilities=logits.float().softmax(-1).cpu().numpy(),
+            pictures=frames[0, :, model.frames // 2].cpu().numpy(),
+            alone=not isinstance(model.model, VideoNet),
+        )
+
+    def explain(self, path: Path, class_index: int | None = None) -> Explanation:
+        """Take the answer for one video apart, in float32; None explains the best class.
+
+        Raises:
+            V4DError: the video cannot be read, or the model is an exported program.
+        """
+        if not path.is_file():
+            raise V4DError(f"no such file: {path}")
+        model = self.model
+        for source in prepared([path], self.protocol.clips, self.protocol.frames, processes=1):
+            if source.shard is None:
+                raise V4DError(f"{path}: {source.problem}")
+            frames = self.show(source, units=model.units, crops=1)[:, 0]
+        x = normalise(frames)
+        with torch.no_grad():
+            probabilities = model.model(x)[0].softmax(-1)
+        chosen = int(probabilities.argmax()) if class_index is None else class_index
+        fps = source.fps or 25.0
+        return Explanation(
+            chosen,
+            float(probabilities[chosen]),
+            activation_maps(model.model, x, chosen),
+            frames[0].cpu().numpy(),
+            self._indices(source, model.units) / fps,
+            fps / model.frame_stride,
+        )
+
+    def _indices(self, source: Source, units: int) -> np.ndarray:
+        """Source frames `[U, T]` that a video is shown by."""
+        centred = self.protocol.testing.sampling == "centred"
+        return eval_indices(
+            source.num_frames, units, self.model.frames, self.model.frame_stride, centred=centred
+        )

@@ -1,0 +1,143 @@
+"""A video of one's own, prepared as the pipeline prepares a data set's.
+
+Transcoded by the clips stage's code, compressed to JPEG by the frames stage's, and put into a shard that the
+loader reads: what a network sees of a file is bit for bit what it would have seen in a data set.
+"""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from v4d.config import ClipsConfig, FramesConfig
+from v4d.data.children import Outcome, run_in_children
+from v4d.data.decode import ClipBytes, DecodedClip, decode_clip
+from v4d.data.shard_writer import ShardHeader, ShardWriter
+from v4d.data.transcode import Clip, anonymous_file, transcode
+from v4d.errors import V4DError
+from v4d.ffmpeg import ffmpeg_binary, run_ffmpeg
+
+SUFFIXES = frozenset(
+    f".{name}"
+    for names in (
+        "3g2 3gp apng asf avi dv f4v flv gif ivf m2ts m2v m4v mj2 mjpeg mkv mov mp4",
+        "mpeg mpg mts mxf nut ogg ogv ts vob webm wmv y4m",
+    )
+    for name in names.split()
+)
+"""What is taken for a video in a folder. A file that is named is tried whatever it is called."""
+FURTHER_CONTAINERS = "gif,apng,dv,ivf,mxf,nut,mjpeg,mpegvideo,h264,hevc,obu,yuv4mpegpipe,rm,wtv,webp_pipe"
+"""Beyond those that the clips stage reads. Still no playlists: they may name other files."""
+PATIENCE_SECONDS = 3600.0
+"""A user's own video may be long."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video with its frames in a shard of its own, or what is wrong with it."""
+
+    path: Path
+    shard: Path | None
+    problem: str = ""
+    num_frames: int = 0
+    fps: float = 0.0
+
+    VIDEO_ID = "video"  # its id in the shard
+
+
+def find_videos(paths: Iterable[str | Path]) -> list[Path]:
+    """The files that are named, and those in the folders that are named, at any depth.
+
+    Raises:
+        V4DError: a path does not exist, or a folder has no videos.
+    """
+    videos: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not found:
+                raise V4DError(f"no videos in the folder {path}")
+            videos += found
+        elif path.exists():
+            videos.append(path)
+        else:
+            raise V4DError(f"no such file: {path}")
+    return videos
+
+
+def prepared(
+    paths: Iterable[Path], clips: ClipsConfig, frames: FramesConfig, *, processes: int
+) -> Iterator[Source]:
+    """Every video in turn; its shard exists until the next one is asked for.
+
+    What is wrong with a video is in the result. Decoders work in children, so that one that crashes or
+    hangs takes nothing else with it.
+    """
+    paths = list(paths)
+    clips = dataclasses.replace(clips, timeout=max(clips.timeout, PATIENCE_SECONDS))
+    frames = dataclasses.replace(frames, timeout=max(frames.timeout, PATIENCE_SECONDS))
+    outcomes = run_in_children(
+        functools.partial(read_frames, clips=clips, frames=frames),
+        paths,
+        processes=max(1, min(processes, len(paths))),
+        deadline=clips.timeout + frames.timeout,
+    )
+    for path, outcome in zip(paths, outcomes, strict=True):
+        with tempfile.TemporaryDirectory(prefix="v4d-") as folder:
+            yield _source(path, outcome, frames, Path(folder) / "video.lmdb")
+
+
+def read_frames(path: Path, *, clips: ClipsConfig, frames: FramesConfig) -> DecodedClip:
+    """The clips stage and the frames stage for one file."""
+    clip = make_clip(path, clips)
+    if clip.status != "ok":
+        return DecodedClip(clip.status, clip.reason)
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        file.write(clip.data)
+        file.flush()
+        return decode_clip(ClipBytes(file.name, 0, len(clip.data)), frames)
+
+
+def make_clip(path: Path, settings: ClipsConfig) -> Clip:
+    """Transcode a file; out of a container that the clips stage does not take it is lifted first."""
+    clip = transcode(path, settings)
+    if clip.status != "corrupt":
+        return clip
+    with anonymous_file() as output:
+        options = [
+            "-hide_banner",
+            "-nostdin",
+            "-loglevel",
+            "repeat+level+error",
+            "-protocol_whitelist",
+            "file",
+        ]
+        source = ["-format_whitelist", FURTHER_CONTAINERS, "-i", f"file:{path.resolve()}"]
+        coding = ["-map", "0:V:0", "-c:v", "ffv1", "-fps_mode", "passthrough", "-f", "matroska"]
+        command = [ffmpeg_binary(), *options, *source, *coding, "-y", f"/dev/fd/{output}"]
+        finished = run_ffmpeg(command, timeout=settings.timeout, pass_fds=[output])
+        if finished.code != 0:
+            return clip  # what the clips stage said of it
+        return transcode(output, settings)
+
+
+def _source(path: Path, outcome: Outcome, settings: FramesConfig, shard: Path) -> Source:
+    clip: DecodedClip | None = outcome.value
+    if clip is None:
+        return Source(path, None, f"{outcome.failure}: {outcome.reason}")
+    if clip.status != "ok":
+        return Source(path, None, f"{clip.status}: {clip.reason}")
+    header = ShardHeader(size=clip.size, quality=settings.quality, stride=settings.stride)
+    with ShardWriter(shard, header) as writer:
+        writer.add(
+            Source.VIDEO_ID,
+            clip.jpegs,
+            class_index=0,
+            num_frames=clip.num_frames,
+            fps=clip.fps,
+            size=clip.size,
+            source_size=clip.source_size,
+        )
+    return Source(path, shard, "", clip.num_frames, clip.fps)
