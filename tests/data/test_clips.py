@@ -1,9 +1,4 @@
 import dataclasses
-import os
-import random
-import signal
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -309,51 +304,6 @@ def test_a_damaged_archive_leaves_nothing(tmp_path):
     with pytest.raises(ArchiveError, match="truncated"):
         make(tmp_path / "out", archive_videos(tmp_path / "a.tar.gz", expected), expected)
     assert not [path for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"]
-
-
-# Killed
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(tmp_path):
-    ids = [f"v{n}" for n in range(30)]
-    members = [(f"{i}.mp4", mirror.short_clip(n % 6)) for n, i in enumerate(ids)]
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        "name: k\ndataset: {name: k, source: synthetic, splits: [train], part_size: 30, "
-        "synthetic: {videos: {train: 30}}}\nclips: {size: 32x32}\n"
-    )
-    command = [sys.executable, "-m", "v4d.cli", "clips", "--config", str(config)]
-    command += ["--split", "train", "--part", "part_0", "--threads", "2"]
-    outputs = {}
-    for name in ("undisturbed", "killed"):
-        root = tmp_path / name / "data/k"
-        mirror.write(root / "archives/train/part_0.tar.gz", mirror.archive(members))
-        (root / "annotations").mkdir()
-        table(ids).to_parquet(root / "annotations/train.parquet")
-        folder = root / "clips/train"
-        started = time.monotonic()
-        if name == "undisturbed":
-            subprocess.run(command, cwd=tmp_path / name, check=True, capture_output=True)
-            whole = time.monotonic() - started
-        else:
-            dice = random.Random(7)
-            for _ in range(10):
-                _run_and_kill(command, tmp_path / name, dice.uniform(0.3 * whole, whole))
-                assert not (folder / "part_0.parquet").exists() or (folder / "part_0.tar").exists()
-            subprocess.run(command, cwd=tmp_path / name, check=True, capture_output=True)
-        outputs[name] = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".lock"}
-    assert sorted(outputs["killed"]) == ["part_0.parquet", "part_0.tar"]  # no litter
-    assert outputs["killed"] == outputs["undisturbed"]
-
-
-def _run_and_kill(command: list[str], folder: Path, seconds: float) -> None:
-    child = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
 
 
 # The pool
