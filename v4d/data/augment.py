@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from v4d.config import CropConfig
 from v4d.data import color
@@ -150,22 +149,40 @@ def spread_crops(
     return [Box(place, middle, side, side) for place in places]
 
 
-def apply(frames_FHWC: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-    """Crop, resize, flip and colour every frame alike.
+def apply(
+    frames_FHWC: torch.Tensor, augmentation: Augmentation, out_FHWC: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Crop, flip, resize and colour every frame alike.
 
     Args:
         frames_FHWC: uint8 `[F, H, W, 3]`.
-
-    Returns:
-        uint8 `[F, size, size, 3]`; a view of the frames where nothing but a crop was asked for.
+        out_FHWC: where the result goes, uint8 `[F, size, size, 3]`; None makes room for it.
     """
     box, size = augmentation.box, augmentation.size
+    if out_FHWC is None:
+        out_FHWC = torch.empty((len(frames_FHWC), size, size, 3), dtype=torch.uint8)
     frames = frames_FHWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    if (box.height, box.width) != (size, size):
-        # NHWC memory seen as NCHW is "channels last", for which torch's uint8 resize is vectorised.
-        frames_FCHW = frames.permute(0, 3, 1, 2)
-        frames = F.interpolate(frames_FCHW, size=(size, size), mode="bilinear", antialias=True)
-        frames = frames.permute(0, 2, 3, 1)
     if augmentation.flip:
-        frames = frames.flip(2)
-    return color.apply(frames, augmentation.colors)
+        frames = frames.flip(2)  # ahead of the resize, which needs the crop copied together in any case
+    if (box.height, box.width) == (size, size):
+        out_FHWC.copy_(frames)
+    else:
+        _resize(frames, out_FHWC)
+    if augmentation.colors:
+        out_FHWC.copy_(color.apply(out_FHWC, augmentation.colors))
+    return out_FHWC
+
+
+def _resize(frames_FHWC: torch.Tensor, out_FHWC: torch.Tensor) -> None:
+    """`F.interpolate(mode="bilinear", antialias=True)` straight into `out`, which saves a copy of it.
+
+    NHWC memory seen as NCHW is "channels last", for which torch's uint8 resize is vectorised.
+    """
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        frames_FHWC.permute(0, 3, 1, 2),
+        list(out_FHWC.shape[1:3]),
+        False,
+        None,
+        None,
+        out=out_FHWC.permute(0, 3, 1, 2),
+    )

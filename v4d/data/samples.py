@@ -15,6 +15,9 @@ from v4d.data.sampler import Pick
 from v4d.data.shards import BadFrameError, ShardReader, Video
 from v4d.errors import V4DError
 
+_RUN = 8
+"""Frames decoded before they are cropped: 2 MB of 320x256; measured best of 2 to 32."""
+
 
 @dataclass(frozen=True)
 class VideoRecord:
@@ -110,17 +113,23 @@ class _Samples(Dataset):
             raise V4DError(f"frames of one batch have short sides of {sorted(sizes)}: set testing.crop_size")
         size = sizes.pop()
         crops = max(map(len, views))
-        frames = torch.empty((len(views), crops, self.units, self.frames, size, size, 3), dtype=torch.uint8)
-        return frames.share_memory_() if torch.utils.data.get_worker_info() else frames
+        shape = (len(views), crops, self.units, self.frames, size, size, 3)
+        if torch.utils.data.get_worker_info():
+            return torch.empty(shape, dtype=torch.uint8).share_memory_()
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
 
     def _fill(
         self, out: torch.Tensor, record: VideoRecord, indices: np.ndarray, views: list[Augmentation]
     ) -> None:
         """Write a video's `[V, U, T, H, W, 3]`; a frame without room has one view, which stands for all."""
-        frames = torch.from_numpy(self._reader(record).frames(record.video_id, indices.reshape(-1)))
-        for view in range(len(out)):
-            changed = augment.apply(frames, views[min(view, len(views) - 1)])
-            out[view].view(changed.shape).copy_(changed)
+        flat = out.view(len(out), -1, *out.shape[-3:])  # [V, U*T, H, W, 3]
+        for run in self._reader(record).runs(record.video_id, indices.reshape(-1), _RUN):
+            frames = torch.from_numpy(run.images)
+            for view, target in enumerate(flat):
+                augmentation = views[min(view, len(views) - 1)]
+                augment.apply(frames, augmentation, target[run.first : run.first + len(frames)])
+                for place, source in run.copies:
+                    target[place] = target[source]
 
     def _video(self, record: VideoRecord) -> Video:
         """The shard's own record of a video, which must agree with the manifest's."""

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 import numpy as np
@@ -36,6 +37,31 @@ class BadFrameError(V4DError):
 
     def __reduce__(self):
         return type(self), (self.path, self.video_id, self.frame, self.reason)
+
+
+class Run(NamedTuple):
+    """Decoded frames whose places in the indices asked for follow one another."""
+
+    first: int
+    """Place of the first of them."""
+    images: np.ndarray
+    """uint8 `[n, H, W, 3]`, overwritten by the next run."""
+    copies: Sequence[tuple[int, int]] = ()
+    """In the last run, which has no images: places that show a frame again, and the place that has it."""
+
+
+class _Found(NamedTuple):
+    """Distinct frames in the map, still compressed."""
+
+    video_id: str
+    shape: tuple[int, int, int]
+    frames: list[int]
+    """Source frame numbers."""
+    jpegs: list[memoryview]
+    first: list[int]
+    """The first place of each in the indices asked for, ascending."""
+    copies: list[tuple[int, int]]
+    """Further places: (place, first place of the same frame)."""
 
 
 class ShardReader:
@@ -105,62 +131,60 @@ class ShardReader:
             IndexError: an index outside `[0, num_frames)`.
             BadFrameError: a frame is missing or broken.
         """
-        video = self.video(video_id)
-        images = np.empty((len(indices), video.height, video.width, 3), dtype=np.uint8)
-        for places, frame, jpeg in self._fetch(video_id, video, indices):
-            first, *others = places
-            self._decode(video_id, frame, jpeg, images[first])
-            for other in others:
-                images[other] = images[first]
+        found = self._find(video_id, indices)
+        images = np.empty((len(indices), *found.shape), dtype=np.uint8)
+        self._decode(found, range(len(found.jpegs)), [images[place] for place in found.first])
+        for place, source in found.copies:
+            images[place] = images[source]
         return images
 
-    def decoded(
-        self, video_id: str, indices: Sequence[int] | np.ndarray
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Like `frames`, one distinct frame at a time: its places in `indices`, and uint8 `[H, W, 3]`.
+    def runs(self, video_id: str, indices: Sequence[int] | np.ndarray, count: int) -> Iterator["Run"]:
+        """Like `frames`, at most `count` distinct frames at a time.
 
-        The image is overwritten by the next one: it stays in the processor's cache, which is what makes
-        cropping right behind the decoder cheap.
+        A few frames stay in the processor's cache until they are cropped; thirty-two would not.
         """
-        video = self.video(video_id)
-        image = np.empty((video.height, video.width, 3), dtype=np.uint8)
-        for places, frame, jpeg in self._fetch(video_id, video, indices):
-            self._decode(video_id, frame, jpeg, image)
-            yield places, image
+        found = self._find(video_id, indices)
+        scratch = np.empty((count, *found.shape), dtype=np.uint8)
+        images = list(scratch)
+        for numbers in _runs(found.first, count):
+            self._decode(found, numbers, images)
+            yield Run(found.first[numbers[0]], scratch[: len(numbers)])
+        yield Run(0, scratch[:0], found.copies)
 
     def jpegs(self, video_id: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The undecoded frames, one for each index."""
-        video = self.video(video_id)
-        found: list[bytes] = [b""] * len(indices)
-        for places, _, jpeg in self._fetch(video_id, video, indices):
-            for place in places:
-                found[place] = bytes(jpeg)
-        return found
+        found = self._find(video_id, indices)
+        place_of = dict(zip(found.first, map(bytes, found.jpegs), strict=True))
+        sources = dict(found.copies)
+        return [place_of[sources.get(place, place)] for place in range(len(indices))]
 
-    def _fetch(
-        self, video_id: str, video: Video, indices: Sequence[int] | np.ndarray
-    ) -> Iterator[tuple[list[int], int, memoryview]]:
-        """Distinct stored frames: places in `indices`, source frame number, JPEG in the map."""
-        shard = self._open()
-        places: dict[int, list[int]] = {}
+    def _find(self, video_id: str, indices: Sequence[int] | np.ndarray) -> "_Found":
+        """The distinct stored frames that `indices` ask for."""
+        video, shard = self.video(video_id), self._open()
+        stride = shard.header.stride
+        first: dict[int, int] = {}
+        copies = []
         for place, index in enumerate(np.asarray(indices).tolist()):
             if not 0 <= index < video.num_frames:
                 raise IndexError(f"frame {index} of video {video_id}, which has {video.num_frames}")
-            places.setdefault(index // shard.header.stride, []).append(place)
-        keys = [fmt.frame_key(video.number, stored) for stored in places]
-        for (stored, where), jpeg in zip(places.items(), shard.values(keys), strict=True):
-            frame = stored * shard.header.stride
-            if jpeg is None:
-                raise BadFrameError(self.path, video_id, frame, "it is missing")
-            yield where, frame, jpeg
+            source = first.setdefault(index // stride, place)
+            if source != place:
+                copies.append((place, source))
+        jpegs = shard.values([fmt.frame_key(video.number, stored) for stored in first])
+        frames = [stored * stride for stored in first]
+        if None in jpegs:
+            raise BadFrameError(self.path, video_id, frames[jpegs.index(None)], "it is missing")
+        return _Found(video_id, (video.height, video.width, 3), frames, jpegs, list(first.values()), copies)
 
-    def _decode(self, video_id: str, frame: int, jpeg: memoryview, out: np.ndarray) -> None:
+    def _decode(self, found: "_Found", numbers: range, images: list[np.ndarray]) -> None:
+        """Decode some of the frames found into arrays; the tightest loop of all."""
+        number = numbers.start
         try:
-            image = simplejpeg.decode_jpeg(jpeg, buffer=out)
+            for number, image in zip(numbers, images):  # noqa: B905  (there may be more room than frames)
+                if simplejpeg.decode_jpeg(found.jpegs[number], buffer=image).shape != found.shape:
+                    raise ValueError(f"it is not {found.shape[1]}x{found.shape[0]} pixels")
         except ValueError as error:
-            raise BadFrameError(self.path, video_id, frame, str(error)) from error
-        if image.shape != out.shape:
-            raise BadFrameError(self.path, video_id, frame, f"it has shape {image.shape}, not {out.shape}")
+            raise BadFrameError(self.path, found.video_id, found.frames[number], str(error)) from error
 
     def _open(self) -> "_Map":
         if self._map is None:
@@ -197,22 +221,30 @@ class _Map:
     def get(self, key: bytes) -> memoryview | None:
         return self.transaction().get(key)
 
-    def values(self, keys: list[bytes]) -> Iterator[memoryview | None]:
+    def values(self, keys: list[bytes]) -> list[memoryview | None]:
         """Values in order. Once one was not in memory, the rest are fetched by several threads."""
-        get = self.transaction().get
-        for position, key in enumerate(keys):
-            start = time.perf_counter()
-            value = get(key)
-            if time.perf_counter() - start > COLD_SECONDS:
-                yield value
-                yield from _readers().map(self.get, keys[position + 1 :])
-                return
-            yield value
+        get, clock = self.transaction().get, time.perf_counter
+        values = []
+        for key in keys:
+            start = clock()
+            values.append(get(key))
+            if clock() - start > COLD_SECONDS:
+                return values + list(_readers().map(self.get, keys[len(values) :]))
+        return values
 
 
 _maps: "weakref.WeakValueDictionary[tuple[int, int], _Map]" = weakref.WeakValueDictionary()
 _maps_lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
+
+
+def _runs(places: list[int], count: int) -> Iterator[range]:
+    """Cut ascending places into ranges of neighbours, at most `count` long."""
+    start = 0
+    for end in range(1, len(places) + 1):
+        if end == len(places) or end - start == count or places[end] != places[end - 1] + 1:
+            yield range(start, end)
+            start = end
 
 
 def _shared_map(path: Path) -> _Map:

