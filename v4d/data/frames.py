@@ -51,14 +51,14 @@ def extract_part(
     """
     import pyarrow.parquet as pq
 
-    table = _read_ledger(Path(clips_ledger))
+    table = read_ledger(Path(clips_ledger))
     rows = table.to_pylist()
     members = tar_members(Path(tar))
     good = [row for row in rows if row["status"] == "ok"]
     for row in good:
         if row["video_id"] not in members:
             row.update(status="missing", reason=f"no clip in {Path(tar).name}")
-    part = rows[0]["part"] if rows else Path(tar).stem
+    part = "/".join(Path(shard).with_suffix("").parts[-2:])
     present = [row for row in good if row["status"] == "ok"]
     with ShardWriter(shard, _header(settings)) as writer:
         outcomes = _decode(present, members, settings, threads)
@@ -94,10 +94,11 @@ def tar_members(path: Path) -> dict[str, ClipBytes]:
     Raises:
         V4DError: the tar cannot be read.
     """
+    where = str(path.absolute())  # children start in a folder of their own
     try:
         with tarfile.open(path, "r:") as archive:
             return {
-                member.name.removesuffix(".mp4"): ClipBytes(str(path), member.offset_data, member.size)
+                member.name.removesuffix(".mp4"): ClipBytes(where, member.offset_data, member.size)
                 for member in archive
                 if member.isfile() and member.name.endswith(".mp4")
             }
@@ -157,7 +158,7 @@ def _header(settings: FramesConfig) -> ShardHeader:
     )
 
 
-def _read_ledger(path: Path):
+def read_ledger(path: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 

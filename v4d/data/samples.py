@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,7 +41,10 @@ class VideoTable:
     """Records by column: a quarter of a million objects would cost every worker 0.1 GB and a second."""
 
     def __init__(self, videos: Sequence[VideoRecord]):
-        self.shards, self.shard = np.unique([v.shard for v in videos], return_inverse=True)
+        shards, self.shard = np.unique([v.shard for v in videos], return_inverse=True)
+        self.shards = [
+            str(Path(shard).absolute()) for shard in shards
+        ]  # workers start in a folder of their own
         self.class_index = np.array([v.class_index for v in videos], dtype=np.int64)
         self.num_frames = np.array([v.num_frames for v in videos], dtype=np.int32)
         self._ids = np.array([v.video_id.encode() for v in videos])
@@ -49,7 +53,7 @@ class VideoTable:
         return len(self._ids)
 
     def __getitem__(self, index: int) -> VideoRecord:
-        shard = str(self.shards[self.shard[index]])
+        shard = self.shards[self.shard[index]]
         return VideoRecord(
             self._ids[index].decode(), int(self.class_index[index]), shard, int(self.num_frames[index])
         )
