@@ -21,6 +21,8 @@ PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 STRENGTH = 0.55
 """How much of a picture the strongest evidence covers."""
+COLOUR_KEPT = 0.35
+"""Pictures are greyed to this share of their colour, which is the evidence's."""
 SHORTEST_SIDE = 224
 """Small frames are shown enlarged, to at least this many pixels."""
 
@@ -48,7 +50,9 @@ def overlaid(frames_UTHWC: np.ndarray, maps: Maps) -> np.ndarray:
     heat = heat / max(float(np.abs(heat).max()), 1e-12)
     colours = matplotlib.colormaps["RdBu_r"]((heat + 1) / 2)[..., :3] * 255
     share = STRENGTH * np.sqrt(np.abs(heat))[..., None]
-    mixed = frames_UTHWC.reshape(-1, height, width, 3) * (1 - share) + colours * share
+    plain = frames_UTHWC.reshape(-1, height, width, 3).astype(np.float32)
+    plain += (plain.mean(-1, keepdims=True) - plain) * (1 - COLOUR_KEPT)
+    mixed = plain * (1 - share) + colours * share
     return mixed.round().astype(np.uint8).reshape(units, frames, height, width, 3)
 
 

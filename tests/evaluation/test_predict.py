@@ -1,0 +1,182 @@
+"""`v4d predict` on real files: the test stage's scores, many containers, broken files, folders."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import imageio_ffmpeg
+import made_by_hand as made
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from matplotlib.image import imread
+
+from v4d import config as configuration
+from v4d.cli import main
+from v4d.evaluation import stage
+from v4d.evaluation.checkpoint import load_any
+from v4d.evaluation.predict import Predictor
+from v4d.evaluation.source import find_videos
+from v4d.ffmpeg import run_ffmpeg
+from v4d.models import create_model
+from v4d.models.naming import foreign_names
+
+RED, GREEN = (
+    "color=c=0xDC1E1E:size=96x64:rate=20:duration=2",
+    "color=c=0x1EDC1E:size=96x64:rate=20:duration=2",
+)
+CLIPS = {"size": "48x32", "gop": 16}
+FORMATS = {  # name: (encoder's arguments, frames that must be found)
+    "h264.mp4": (["-c:v", "libx264", "-pix_fmt", "yuv420p"], 40),
+    "hevc.mkv": (["-c:v", "libx265", "-x265-params", "log-level=none"], 40),
+    "vp9.webm": (["-c:v", "libvpx-vp9", "-deadline", "realtime"], 40),
+    "mpeg4.avi": (["-c:v", "mpeg4", "-q:v", "3"], 40),
+    "prores.mov": (["-c:v", "prores_ks"], 40),
+    "animation.gif": (["-c:v", "gif"], 40),
+    "variable.mkv": (["-vf", "select='not(mod(n,2))+lt(n,10)'", "-fps_mode", "vfr", "-c:v", "libx264"], 25),
+    "wmv2.asf": (["-c:v", "wmv2", "-q:v", "3"], 40),
+    "flash.flv": (["-c:v", "flv", "-q:v", "3"], 40),
+    "mpeg2.ts": (["-c:v", "mpeg2video", "-q:v", "3"], 40),
+}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def ffmpeg(*words: str) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *words]
+    finished = run_ffmpeg(command, timeout=60)
+    assert finished.code == 0, finished.lines
+
+
+def colour_checkpoint() -> None:
+    model = made.colour_model()
+    info = {"clips": CLIPS, "testing": {"units": 5, "crops": 3, "crop_size": 32}}
+    made.save(model, Path("colour.pt"), **info)
+
+
+def half_red_half_green(path: str) -> None:
+    join = "[0:v][1:v]concat=n=2:v=1"
+    ffmpeg("-f", "lavfi", "-i", RED, "-f", "lavfi", "-i", GREEN, "-filter_complex", join, path)
+
+
+@pytest.mark.parametrize("from_the_config", [True, False])
+def test_a_video_has_the_scores_that_the_test_stage_gave_it(tiny, monkeypatch, from_the_config):
+    """Archive to clip to shard to test, against the archive's file through predict."""
+    monkeypatch.chdir(tiny)
+    config = configuration.load("config.yaml")
+    torch.manual_seed(1)
+    model = create_model("v4d_tiny", num_classes=4, units=2, frames=2, dropout=0.5)
+    torch.nn.init.normal_(model.fc.weight, std=2)
+    checkpoint = Path("results/tiny/v4d/main/final.pt")
+    classes = json.loads(Path("data/tiny/annotations/classes.json").read_text())
+    document = config.document
+    info = {"stage": {"frame_stride": 3}, "clips": document["clips"], "frames": document["frames"]}
+    if not from_the_config:
+        info["testing"] = document["testing"]
+    made.save(model, checkpoint, classes, **info)
+    assert stage.main(["--config", "config.yaml", "--model", "v4d"]) == 0
+    table = pq.read_table("results/tiny/v4d/test/predictions.parquet").to_pandas().set_index("video_id")
+    with tarfile.open("data/tiny/archives/val/part_0.tar.gz") as archive:
+        archive.extractall("videos", filter="data")
+    videos = find_videos(["videos"])[:4]
+
+    predictor = Predictor.load(checkpoint, config if from_the_config else None)
+    predictions = list(predictor.predict(videos, processes=2))
+
+    assert [prediction.path for prediction in predictions] == videos
+    for prediction in predictions:
+        expected = table.loc[prediction.path.stem]
+        np.testing.assert_allclose(prediction.probabilities, expected["probabilities"], atol=1e-6)
+        assert prediction.top(1)[0][0] == expected["predicted_index"]
+    assert len({tuple(p.probabilities.round(4)) for p in predictions}) == 4  # they are not all alike
+
+
+def test_every_container_and_codec_is_read_and_a_broken_file_stops_no_other(capfd):
+    colour_checkpoint()
+    Path("videos").mkdir()
+    for name, (words, _) in FORMATS.items():
+        ffmpeg("-f", "lavfi", "-i", RED, *words, f"videos/{name}")
+    ffmpeg("-display_rotation", "90", "-i", "videos/h264.mp4", "-c", "copy", "videos/rotated.mp4")
+    Path("videos/broken.mp4").write_bytes(Path("videos/h264.mp4").read_bytes()[:700])
+    Path("videos/empty.mkv").write_bytes(b"")
+    Path("videos/notes.txt").write_text("no video")
+
+    code = main(["predict", "videos", "--checkpoint", "colour.pt", "--json", "--top-k", "2"])
+
+    out, err = capfd.readouterr()
+    results = {Path(result["video"]).name: result for result in json.loads(out)}
+    assert set(results) == {*FORMATS, "rotated.mp4", "broken.mp4", "empty.mkv"}
+    for name, frames in [*((name, frames) for name, (_, frames) in FORMATS.items()), ("rotated.mp4", 40)]:
+        best, second = results[name]["top"]
+        assert (best["class"], best["class_index"]) == ("red", 0), name
+        assert best["probability"] > 0.99 > 0.01 > second["probability"], name
+        assert results[name]["num_frames"] == frames, name
+    assert code == 1
+    assert "broken.mp4: corrupt" in err
+    assert "empty.mkv: " in err
+    assert len([line for line in err.splitlines() if "error" in line]) == 2
+
+
+def test_text_and_a_timeline_of_what_each_unit_says(capsys):
+    colour_checkpoint()
+    half_red_half_green("halves.mp4")
+    assert main(["predict", "halves.mp4", "--checkpoint", "colour.pt", "--timeline", "line.png"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "halves.mp4"
+    assert {line.split()[-1] for line in lines[1:3]} == {"red", "green"}
+    assert len(lines) == 5
+    assert imread("line.png").std() > 0.05
+
+    (prediction,) = Predictor.load("colour.pt").predict([Path("halves.mp4")], evidence=True)
+    evidence = prediction.evidence
+    assert evidence.probabilities.argmax(1).tolist() in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+    np.testing.assert_allclose(evidence.probabilities.sum(1), 1, atol=1e-5)
+    assert (np.diff(evidence.seconds) > 0.5).all()
+    assert evidence.pictures[0].mean((0, 1)).argmax() == 0
+    assert evidence.pictures[-1].mean((0, 1)).argmax() == 1
+
+
+def test_mistakes_are_one_line(capsys):
+    colour_checkpoint()
+    Path("empty").mkdir()
+    for words, message in {
+        ("nothing.mp4",): "no such file: nothing.mp4",
+        ("empty",): "no videos in the folder empty",
+        ("empty", "--top-k", "0"): "--top-k must be at least 1",
+        ("colour.pt", "--checkpoint", "none.pt"): "no such checkpoint: none.pt",
+    }.items():
+        assert main(["predict", "--checkpoint", "colour.pt", *words]) == 1
+        line = capsys.readouterr().err
+        assert message in line
+        assert line.count("\n") == 1
+
+
+def test_a_crop_larger_than_the_frames_is_that_videos_problem(capsys):
+    colour_checkpoint()
+    ffmpeg("-f", "lavfi", "-i", RED, "red.mp4")
+    assert main(["predict", "red.mp4", "--checkpoint", "colour.pt", "--crop-size", "64"]) == 1
+    assert "red.mp4: a crop of 64 does not fit frames of 48x32" in capsys.readouterr().err
+
+
+def test_a_checkpoint_as_the_authors_released_it_is_taken_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("v4d_resnet18", num_classes=200, units=4, frames=4, blocks={"res4": [1]})
+    state = model.state_dict()
+    names = {
+        ours: f"module.base_model.{theirs}"
+        for ours, theirs in foreign_names(model, with_blocks4d=True).items()
+    }
+    names |= {f"fc.{what}": f"module.new_fc.{what}" for what in ("weight", "bias")}
+    released = {theirs: state[ours] for ours, theirs in names.items()}
+    kernel = next(name for name in released if name.endswith("tsa.weight"))
+    released[kernel] = released[kernel].permute(2, 0, 1, 3, 4, 5)  # (U, out, in, T, H, W), as published
+    torch.save({"epoch": 9, "arch": "V4D", "best_prec1": 75.6, "state_dict": released}, "released.pth")
+    finished = load_any(Path("released.pth"))
+    assert (finished.units, finished.frames, finished.frame_stride) == (4, 4, 8)
+    assert finished.classes[:2] == ["belly dancing", "playing didgeridoo"]  # the released models' own order
+    x = torch.randn(1, 4, 3, 4, 32, 32)
+    torch.testing.assert_close(finished.model(x), model.eval()(x))
