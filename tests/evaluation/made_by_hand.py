@@ -21,6 +21,9 @@ from v4d.models.saved import save_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "black": (20, 20, 20)}
 CLASSES = list(COLOURS)
+NASTY = "jumping <script>alert('x')</script> & \"more\" | $x^2$"
+"""A class name that must not get out of its cell."""
+NASTY_CLASSES = [*CLASSES[:3], NASTY]
 SIZE = (48, 32)
 """Width and height of all frames."""
 

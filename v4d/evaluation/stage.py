@@ -114,13 +114,12 @@ def headline(result: dict[str, Any]) -> str:
 
 def model_facts(work: Work) -> dict[str, Any]:
     """The model and the protocol, for metrics.json."""
-    architecture, testing = work.finished.architecture, work.config.testing
-    network = work.finished.model
+    network, testing = work.finished.model, work.config.testing
     side = work.model.final.training.crop.size
     info = manifest.dataset_info(work.config)
     return {
         "model": work.model.name,
-        **{key: getattr(network, "spec", architecture).get(key) for key in DESCRIBING},
+        **{key: plain(network.spec[key]) for key in DESCRIBING},
         "frame_stride": work.finished.frame_stride,
         "parameters": parameter_count(network),
         "gmac": round(gmac(network, work.finished.units, work.finished.frames, side, side), 4),
@@ -134,6 +133,11 @@ def model_facts(work: Work) -> dict[str, Any]:
         "dataset_fingerprint": info["fingerprint"],
         "checkpoint": str(work.finished.path),
     }
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, as JSON has them: then a tag reads the same whoever sets it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def run_facts(clocks: list[Clock], ranks: Ranks) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Any set of MLflow runs in one table, each data set by itself."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,16 +104,17 @@ def _number(text: str | None) -> float | None:
 
 def _significance(client: Any, runs: dict[str, Any]) -> pd.DataFrame:
     """McNemar's test between the runs whose predictions are among the artifacts."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as folder:
         folders = {}
         for number, (name, run) in enumerate(runs.items()):
             place = Path(folder) / str(number)
             place.mkdir()
             try:
-                client.download_artifacts(run.info.run_id, PREDICTIONS, str(place))
+                file = client.download_artifacts(run.info.run_id, PREDICTIONS, str(place))
             except Exception:  # never logged, or deleted: whatever the artifact store raises
                 continue
-            folders[name] = place / "test"
+            folders[name] = Path(file).parent
         return significance(folders)
 
 

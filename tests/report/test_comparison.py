@@ -1,0 +1,175 @@
+"""The comparison of models: columns, published rows, significance, MLflow runs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import made_by_hand as made
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import scipy.stats
+from made_by_hand import NASTY_CLASSES
+
+from v4d import config as configuration
+from v4d.cli import main
+from v4d.evaluation import stage
+from v4d.report.comparison import Comparison, markdown, with_published
+from v4d.report.published import published_dataset, published_results
+
+COLUMNS = (
+    "model,arch,preset,units,frames,parameters,gmac,top1,top5,top1_units_reversed,top1_frames_reversed,"
+    "videos,mlflow_run_id"
+)
+
+
+@pytest.fixture
+def project(tested, tmp_path, monkeypatch) -> Path:
+    """A copy of the tested project, as the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(tested, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_row_a_model_with_the_numbers_of_its_test(project, capsys):
+    assert main(["compare", "--config", "config.yaml"]) == 0
+    text = Path("results/hand/comparison.csv").read_text()
+    assert text.splitlines()[0] == COLUMNS
+    table = pd.read_csv("results/hand/comparison.csv").set_index("model")
+    assert list(table.index) == ["colour", "random", "staged"]
+    for name, row in table.iterrows():
+        result = json.loads(Path(f"results/hand/{name}/test/metrics.json").read_text())
+        assert row["top1"] == pytest.approx(result["top1"])
+        assert row["top1_units_reversed"] == pytest.approx(result["orders"]["units_reversed"]["top1"])
+        assert (row["videos"], row["units"], row["frames"]) == (18, 2, 3)
+        assert row["parameters"] == result["parameters"] > 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == Path("results/hand/comparison.md").read_text().strip()
+    assert "published" not in printed.lower()  # nobody published on this data set
+
+
+def test_mcnemar_between_every_two_models_on_the_same_videos(project):
+    main(["compare", "--config", "config.yaml"])
+    table = pd.read_csv("results/hand/significance.csv")
+    assert len(table) == 3
+    right = {
+        name: pq.read_table(f"results/hand/{name}/test/predictions.parquet")["label_rank"].to_numpy() == 0
+        for name in ("colour", "random", "staged")
+    }
+    for row in table.itertuples():
+        first, second = right[row.first], right[row.second]
+        only = int((first & ~second).sum()), int((~first & second).sum())
+        assert (row.only_first, row.only_second) == only
+        expected = scipy.stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1
+        assert row.p_value == pytest.approx(expected)
+        assert row.top1_difference == pytest.approx(100 * (first.mean() - second.mean()))
+
+
+def test_models_tested_on_different_videos_are_not_tested_against_each_other(project):
+    path = Path("results/hand/random/test/predictions.parquet")
+    pq.write_table(pq.read_table(path).slice(1), path)
+    assert main(["compare", "--config", "config.yaml"]) == 0
+    table = pd.read_csv("results/hand/significance.csv").set_index(["first", "second"])
+    assert not table.loc[("colour", "random"), "same_videos"]
+    assert np.isnan(table.loc[("colour", "random"), "p_value"])
+    assert table.loc[("colour", "staged"), "same_videos"]
+
+
+def test_an_untested_model_is_named(project, capsys):
+    shutil.rmtree("results/hand/random/test")
+    assert main(["compare", "--config", "config.yaml"]) == 1
+    assert "results/hand/random/test/metrics.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overlay", "classes", "expected"),
+    [
+        ({"source": "kinetics"}, 400, "Kinetics-400"),
+        ({"source": "kinetics", "kinetics": {"subset": "mini200"}}, 200, "Mini-Kinetics-200"),
+        ({"source": "kinetics", "limit": 5}, 400, None),
+        ({"source": "kinetics"}, 12, None),  # a miniature mirror
+        ({"source": "folder"}, 400, None),
+    ],
+)
+def test_published_rows_belong_to_one_data_set(overlay, classes, expected):
+    document = {"name": "x", "dataset": {"name": "own name", **overlay}}
+    document["dataset"]["name"] = "own_name"
+    config = configuration.build(configuration.resolve(document))
+    dataset = published_dataset(config, classes)
+    assert dataset == expected
+    assert set(published_results(dataset)["dataset"]) == ({expected} if expected else set())
+
+
+def test_published_rows_stand_beside_ours_and_are_marked():
+    ours = pd.DataFrame([dict.fromkeys(COLUMNS.split(","), 1) | {"model": "mine", "top1": 70.0}])
+    comparison = Comparison(
+        dataset="k400",
+        models=ours,
+        published=published_results("Kinetics-400"),
+        significance=pd.DataFrame({"same_videos": []}),
+        results={"mine": {"videos": 100}},
+    )
+    table = with_published(comparison)
+    assert len(table) == 10
+    assert table["origin"].str.startswith("published: ").sum() == 9
+    assert set(table["dataset"][1:]) == {"Kinetics-400"}
+    v4d = table[(table["model"] == "V4D")].iloc[0]
+    assert (v4d["top1"], v4d["top5"], v4d["backbone"]) == (77.4, 93.1, "V4D ResNet-50")
+    text = markdown(comparison)
+    assert "## Published results on Kinetics-400" in text
+    assert text.index("| mine |") < text.index("| SlowFast |")
+    assert "Mini" not in text
+
+
+def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    shape = {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2}
+    models = {"colour": shape | {"checkpoint": "colour.pt"}, "random": shape | {"checkpoint": "random.pt"}}
+    tracking = {"backend": "mlflow", "uri": uri, "experiment": "hand", "system_metrics": False}
+    config = made.write_config(models=models, tracking=tracking)
+    made.write_data(config, made.coloured_videos(12), classes=NASTY_CLASSES)
+    made.save(made.colour_model(), Path("colour.pt"), NASTY_CLASSES)
+    made.save(made.random_model(Path("random.pt")), Path("random.pt"), NASTY_CLASSES)
+    for model in models:
+        assert stage.main(["--config", "config.yaml", "--model", model]) == 0
+
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("hand")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    result = json.loads(Path("results/hand/colour/test/metrics.json").read_text())
+    run = runs["colour"]
+    assert run.info.status == "FINISHED"
+    assert result["mlflow_run_id"] == run.info.run_id
+    for key in ("top1", "top5"):
+        assert run.data.metrics[f"test/{key}"] == pytest.approx(result[key])
+    for order in ("units_reversed", "frames_reversed"):
+        assert run.data.metrics[f"test/top1_{order}"] == pytest.approx(result["orders"][order]["top1"])
+    wanted = {"arch": "v4d_tiny", "preset": "released", "units": "2", "frames": "3", "kernel": "[3, 3, 1, 1]"}
+    assert wanted.items() <= run.data.tags.items()
+    assert "res3" in run.data.tags["blocks"]
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "test")}
+    names = ("predictions.parquet", "metrics.json", "per_class.csv", "confusion.png", "predictions.json")
+    assert {f"test/{name}" for name in names} <= artifacts
+
+    capsys.readouterr()
+    client.set_tag(runs["random"].info.run_id, "dataset_fingerprint", "another")
+    assert main(["compare", "--experiment", "hand", "--uri", uri, "--out", "out"]) == 0
+    assert capsys.readouterr().out.count("# colours: comparison of models") == 2  # never in one table
+    client.set_tag(runs["random"].info.run_id, "dataset_fingerprint", result["dataset_fingerprint"])
+    ids = [run.info.run_id for run in runs.values()]
+    assert main(["compare", "--runs", *ids, "--uri", uri, "--out", "out"]) == 0
+    table = pd.read_csv("out/comparison.csv").set_index("model")
+    assert list(table.columns[:12]) == COLUMNS.split(",")[1:]
+    assert table.loc["colour", "top1"] == pytest.approx(result["top1"])
+    assert table.loc["colour", "gmac"] == pytest.approx(result["gmac"])
+    assert "McNemar" in capsys.readouterr().out  # from the predictions among the artifacts
+
+    assert main(["compare", "--runs", "nonsense", "--uri", uri]) == 1
+    assert main(["compare", "--experiment", "none", "--uri", uri]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "no MLflow experiment 'none'" in errors[1]

@@ -1,0 +1,198 @@
+"""The report as a browser shows it: whole, quiet, and without network."""
+
+import html
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from made_by_hand import NASTY
+
+from v4d.cli import main
+from v4d.report.facts import without_user
+from v4d.report.page import TEMPLATE_FOLDER
+
+TABLES = 8
+"""Models, significance, confused classes of three models, data set, time, origin."""
+
+
+def chromium() -> str:
+    """The browser; CI installs it, so that there its absence is a failure."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if shutil.which(name):
+            return name
+    if os.environ.get("CI") == "true":
+        pytest.fail("no Chromium on PATH, which CI must install")
+    pytest.skip("no Chromium on PATH; `apt-get install chromium` brings it")
+
+
+@pytest.fixture(scope="module")
+def project(tested, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reported") / "project"
+    shutil.copytree(tested, folder)
+    state = {"run_id": "0123456789abcdef", "uri": "sqlite:///mlflow.db"}
+    (folder / "results/hand/colour/mlflow_run.json").write_text(json.dumps(state))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["report", "--config", "config.yaml"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(project) -> str:
+    return (project / "results/hand/report.html").read_text(encoding="utf-8")
+
+
+class Parts(html.parser.HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        self.cell = tag in ("td", "th")
+
+    def handle_endtag(self, tag):
+        self.cell = False
+
+    def handle_data(self, data):
+        self.text += data
+        if getattr(self, "cell", False):
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def browse(page: Path, *options: str, size: str = "1200,900") -> tuple[str, list[str]]:
+    """The document after loading, and what the console said."""
+    command = [chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={page.parent}/profile", f"--window-size={size}", *options]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_a_browser_shows_all_of_it_in_silence(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    document, console = browse(path, "--dump-dom")
+    assert console == []
+    parts = Parts(document)
+    assert len(parts.all("table")) == TABLES
+    assert document.count("</html>") == 1
+    assert len(parts.all("script")) == 0
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_it_fits_the_screen_and_every_picture_is_drawn(page, tmp_path, width):
+    """Measured by a script inside, for which the page's own policy has to be opened."""
+    measure = """<iframe id="view" style="width: WIDTHpx; height: 900px" src="report.html"></iframe>
+    <script>addEventListener("load", () => {
+      const page = document.getElementById("view").contentDocument;
+      const root = page.documentElement;
+      const images = [...page.images].map(i => i.naturalWidth > 0 && i.complete);
+      const loads = document.getElementById("view").contentWindow.performance
+        .getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:"));
+      document.title = JSON.stringify({over: root.scrollWidth - root.clientWidth,
+        width: root.clientWidth, images: images, loads: loads});
+    })</script>"""
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        f"<!DOCTYPE html><style>iframe {{ border: 0 }}</style>{measure.replace('WIDTH', str(width))}"
+    )
+    document, console = browse(
+        tmp_path / "frame.html", "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom"
+    )
+    assert console == []
+    found = json.loads(html.unescape(re.search("<title>(.*)</title>", document).group(1)))
+    assert width - 20 < found["width"] <= width  # a scroll bar
+    assert found["over"] == 0  # tables scroll inside, the page does not
+    assert len(found["images"]) > 20
+    assert all(found["images"])
+    assert found["loads"] == []
+
+
+def test_the_test_would_notice_a_request(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page.replace("<main>", '<main><img src="http://localhost:9/x.png">'), encoding="utf-8")
+    _, console = browse(path, "--dump-dom")
+    assert any("Content Security Policy" in line for line in console)
+
+
+def test_it_prints(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    _, console = browse(path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/report.pdf")
+    assert console == []
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_nothing_in_it_points_outside(page):
+    parts = Parts(page)
+    for tag, attributes in parts.tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, value)
+    assert "url(" not in (TEMPLATE_FOLDER / "report.css").read_text()
+    assert "@import" not in page
+
+
+def test_it_says_what_was_run_and_what_came_of_it(page, project):
+    parts = Parts(page)
+    rows = [[cell.strip() for cell in row] for row in parts.rows]
+    for name in ("colour", "random", "staged"):
+        result = json.loads((project / f"results/hand/{name}/test/metrics.json").read_text())
+        assert any(row[0] == name and f"{result['top1']:.1f}" in row for row in rows)
+    assert ["val", "20", "18", "90.0", "1", "1"] in rows  # annotated, usable, corrupt, missing
+    times = {row[0] for row in rows if row[0].startswith(("train", "test "))}
+    assert {"train staged: first", "train staged: last", "test colour", "test random"} <= times
+    for word in ("fingerprint", "Temporal order", "McNemar", "0123456789abcdef", "mlflow ui", "frame_stride"):
+        assert word in parts.text, word
+    alts = [image.get("alt") for image in parts.all("img")]
+    assert "training curves of staged" in alts
+    assert alts.count("unit 1") >= 6  # thumbnails of every unit
+    assert (project / "results/hand/plots/training_staged.svg").exists()
+    assert {p.stem for p in (project / "results/hand/plots").iterdir()} >= {"accuracies", "temporal_order"}
+
+
+def test_names_from_outside_are_text_and_nothing_else(page):
+    assert "<script" not in page
+    assert NASTY in Parts(page).text
+    assert NASTY not in page  # only in escaped form
+
+
+def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkeypatch):
+    folder = tmp_path / "bare"
+    shutil.copytree(project, folder)
+    monkeypatch.chdir(folder)
+    shutil.rmtree("data/colours/frames")
+    for path in Path("results/hand/staged").glob("*/metrics.json"):
+        if path.parent.name != "test":
+            path.unlink()
+    Path("results/hand/colour/mlflow_run.json").unlink()
+    for path in Path("results/hand").glob("*/test/*.png"):
+        path.unlink()
+    assert main(["report", "--config", "config.yaml"]) == 0
+    parts = Parts(Path("results/hand/report.html").read_text())
+    assert "The frames are no longer there" in parts.text
+    assert "MLflow runs" not in parts.text
+    assert "unit 1" not in [image.get("alt") for image in parts.all("img")]
+
+
+def test_passwords_in_addresses_are_not_passed_on():
+    assert without_user("see https://me:secret@host:5000/x") == "see https://host:5000/x"
+    assert without_user("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
