@@ -1,0 +1,192 @@
+"""Videos a second of the test protocol, ours against the released way, on this machine.
+
+    python benchmarks/test_stage.py                     # a CPU core: small frames, one crop, the same ratio
+    python benchmarks/test_stage.py --pixels 256 --crops 3 --batch 4
+
+The network is V4D ResNet-50 (released preset, 4 units of 8 frames, 400 classes). A video has 10 units, so
+Algorithm 1 has 36 combinations. The released way runs the whole network on each of them, in float32,
+with `Conv3d` on NCTHW tensors, and the 4D convolution as a `Conv3d` between two permutations. Both start at
+JPEG frames in a shard and end at a video's probabilities, which are compared. Rounds are interleaved; times
+are CPU seconds on a CPU and wall-clock seconds on a GPU. Nothing is asserted.
+"""
+
+import argparse
+import itertools
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from v4d.data.batch import normalise
+from v4d.data.loader import VideoRecord, default_workers, eval_loader, prefetch
+from v4d.data.shard_writer import ShardHeader, ShardWriter
+from v4d.environment import hardware
+from v4d.evaluation.inference import unit_sections
+from v4d.evaluation.scoring import Scorer
+from v4d.models import VideoNet, create_model
+from v4d.models.layers import Residual4D
+
+UNITS_TRAINED, UNITS, FRAMES, STRIDE = 4, 10, 8, 8
+
+
+def main() -> None:
+    options = arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = create_model("v4d_resnet50", num_classes=400, units=UNITS_TRAINED, frames=FRAMES)
+    torch.nn.init.normal_(model.fc.weight, std=0.1)  # scores that differ, to be compared
+    model.to(device).eval()
+    print(f"{hardware()}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"V4D ResNet-50, {UNITS} into {UNITS_TRAINED} units of {FRAMES} frames, {options.crops} crops of "
+          f"{options.pixels} pixels, {options.videos} videos")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        videos = make_shard(Path(folder) / "part_0.lmdb", options.videos, options.pixels)
+        seconds: dict[str, list[float]] = {"released way": [], "ours": []}
+        waits, difference = [], 0.0
+        for _ in range(options.rounds):
+            theirs, took, _ = timed(released_way, model, videos, options, device)
+            seconds["released way"].append(took)
+            ours, took, wait = timed(our_way, model, videos, options, device)
+            seconds["ours"].append(took)
+            waits.append(wait)
+            difference = max(difference, float(np.abs(ours - theirs).max()))
+    base = statistics.median(seconds["released way"])
+    print(f"{'':14}{'s a video':>11}{'videos/s':>11}{'ratio':>8}")
+    for name, values in seconds.items():
+        a_video = statistics.median(values) / options.videos
+        print(f"{name:14}{a_video:11.3f}{1 / a_video:11.3f}{base / statistics.median(values):8.2f}")
+    print(f"largest difference of a probability: {difference:.1e}")
+    print(f"share of time that ours waits for data: {100 * statistics.median(waits):.1f} %")
+
+
+def arguments() -> argparse.Namespace:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pixels", type=int, default=256 if on_gpu else 64, help="side of a crop")
+    parser.add_argument("--crops", type=int, default=3 if on_gpu else 1)
+    parser.add_argument("--videos", type=int, default=16 if on_gpu else 1)
+    parser.add_argument("--batch", type=int, default=4 if on_gpu else 1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chunk", type=int, default=64, help="testing.chunk")
+    return parser.parse_args()
+
+
+def make_shard(path: Path, videos: int, pixels: int) -> list[VideoRecord]:
+    """Frames of 5:4, as 320x256 is, with about as much in them as camera footage (some 17 kB at 320x256)."""
+    width, height, count = pixels * 5 // 4, pixels, 120
+    rng = np.random.default_rng(0)
+    records = []
+    with ShardWriter(path, ShardHeader(size=(width, height), quality=90)) as writer:
+        for number in range(videos):
+            coarse = torch.from_numpy(
+                rng.integers(0, 255, (count, 3, height // 8, width // 8), dtype=np.uint8)
+            )
+            smooth = F.interpolate(coarse, (height, width), mode="bilinear").permute(0, 2, 3, 1).contiguous()
+            jpegs = [
+                simplejpeg.encode_jpeg(frame, quality=90, colorsubsampling="420") for frame in smooth.numpy()
+            ]
+            name, size = f"video_{number}", (width, height)
+            writer.add(name, jpegs, class_index=0, num_frames=count, fps=25.0, size=size, source_size=size)
+            records.append(VideoRecord(name, 0, str(path), count))
+    return records
+
+
+def batches(videos: list[VideoRecord], options: argparse.Namespace, batch: int, device: torch.device):
+    loader = eval_loader(
+        videos,
+        units=UNITS,
+        frames=FRAMES,
+        frame_stride=STRIDE,
+        crop_size=options.pixels,
+        crops=options.crops,
+        batch_size=batch,
+        workers=0 if device.type == "cpu" else default_workers(),
+    )
+    return loader, prefetch(loader, device)
+
+
+def our_way(model, videos, options, device) -> tuple[np.ndarray, float]:
+    """What the test stage does, normal order alone: scores, and the share of time spent waiting for data."""
+    scorer = Scorer(model, orders=("normal",), chunk=options.chunk, bf16=device.type == "cuda")
+    loader, stream = batches(videos, options, options.batch, device)
+    scores = [scorer(batch.frames, batch.video_id)[0]["normal"] for batch in stream]
+    return np.concatenate(scores), loader.data_wait_fraction
+
+
+@torch.inference_mode()
+def released_way(model, videos, options, device) -> tuple[np.ndarray, float]:
+    """Every combination through the whole network, crop by crop."""
+    combinations = list(itertools.product(*unit_sections(UNITS, UNITS_TRAINED)))
+    loader, stream = batches(videos, options, 1, device)
+    scores = []
+    for batch in stream:
+        total = 0
+        for crop in range(batch.frames.shape[1]):
+            x = normalise(batch.frames[:, crop]).contiguous()
+            for chosen in combinations:
+                total = total + conv3d_network(model, x[0, list(chosen)]).softmax(-1)
+        scores.append((total / len(combinations) / batch.frames.shape[1]).cpu().numpy())
+    return np.concatenate(scores), loader.data_wait_fraction
+
+
+def conv3d_network(model: VideoNet, x_UCTHW: Tensor) -> Tensor:
+    """The network of `model` on one combination, all of it 3D convolutions on NCTHW: logits `[1, K]`."""
+    x = norm(model.stem.bn, conv3d(model.stem.conv, x_UCTHW)).relu()
+    x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    for step in model.steps()[1:]:
+        x = residual_4d(step, x) if isinstance(step, Residual4D) else bottleneck(step, x)
+    return model.fc(x.mean((0, 2, 3, 4)))[None]
+
+
+def bottleneck(block, x: Tensor) -> Tensor:
+    y = norm(block.bn1, conv3d(block.conv1, x)).relu()
+    y = norm(block.bn2, conv3d(block.conv2, y)).relu()
+    y = norm(block.bn3, conv3d(block.conv3, y))
+    if block.downsample is not None:
+        x = norm(block.downsample[1], conv3d(block.downsample[0], x))
+    return (x + y).relu()
+
+
+def conv3d(layer, x: Tensor) -> Tensor:
+    """A 1 x k x k or (for kernels `[O, C, 3, 1]`, which run over T and H*W) 3 x 1 x 1 convolution."""
+    weight = layer.weight.contiguous()
+    if weight.shape[2:] == (3, 1):
+        return F.conv3d(x, weight[..., None], padding=(1, 0, 0))
+    stride, padding = (1, *layer.stride), (0, *layer.padding)
+    return F.conv3d(x, weight[:, :, None], stride=stride, padding=padding)
+
+
+def norm(layer, x: Tensor) -> Tensor:
+    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+
+
+def residual_4d(block: Residual4D, x_UCTHW: Tensor) -> Tensor:
+    """3x3x1x1 as a 3D convolution over (U, T, H*W), with a permutation before and one behind."""
+    height, width = x_UCTHW.shape[3:]
+    weight = block.conv.weight[..., 0].contiguous()  # [O, C, 3, 3, 1]
+    y = x_UCTHW.transpose(0, 1).flatten(3)[None].contiguous()  # [1, C, U, T, H*W]
+    y = F.conv3d(y, weight, padding=(1, 1, 0))
+    return x_UCTHW + y[0].unflatten(3, (height, width)).transpose(0, 1).contiguous()
+
+
+def timed(function, model, videos, options, device) -> tuple[np.ndarray, float, float]:
+    """Scores, seconds, and the share of waiting."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    before = clock()
+    scores, wait = function(model, videos, options, device)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return scores, clock() - before, wait
+
+
+if __name__ == "__main__":
+    main()
