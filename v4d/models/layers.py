@@ -132,7 +132,8 @@ class Residual4D(nn.Module):
     def merge(self, x: Tensor, convolved: Tensor) -> Tensor:
         """Add the finished convolution to the block's input."""
         if self.bn is not None:
-            # clamp rather than relu: the same function, but its derivative at 0 is 1. A kernel that starts
-            # at zero gives zeros here, where relu's derivative of 0 would keep it at zero for ever.
-            convolved = torch.clamp(self.bn(convolved), min=0)
+            # relu, but with the derivative 1 at 0 (torch's relu and clamp have 0 there): a kernel that
+            # starts at zero gives nothing but zeros here, and would get no gradient and stay zero for ever.
+            convolved = self.bn(convolved)
+            convolved = convolved.masked_fill(convolved < 0, 0)
         return x + convolved
