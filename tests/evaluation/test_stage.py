@@ -119,6 +119,44 @@ def test_orders_and_crops_and_units_are_what_they_say():
     assert (np.abs(scores - scores[0]).max((1, 2))[1:] > 1e-3).all()  # this model looks at order
 
 
+def test_batches_and_chunks_change_nothing_beyond_rounding():
+    models = {"v4d": {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2, "checkpoint": "v4d.pt"}}
+    made.random_model(Path("v4d.pt"))
+    scores = []
+    for batch_size, chunk in ((4, 64), (1, 64), (3, 2)):
+        config = made.write_config(models=models, testing={"batch_size": batch_size, "chunk": chunk})
+        if not scores:
+            made.write_data(config, made.moving_videos(12))
+        table = pq.read_table(run_test("v4d") / "predictions.parquet").to_pandas()
+        scores.append(probabilities(table))
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-5)
+    np.testing.assert_allclose(scores[2], scores[0], atol=1e-5)
+
+
+def test_centre_crop_short_side_one_pass_and_bf16():
+    """Other protocols of the config, each against the long way round."""
+    models = {"v4d": {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2, "checkpoint": "v4d.pt"}}
+    model = made.random_model(Path("v4d.pt"))
+    config = made.write_config(models=models, testing={"crops": 1, "orders": ["normal"]})
+    made.write_data(config, made.moving_videos(12))
+    frames = torch.from_numpy(readers()[0].frames("video-003", eval_indices(40, 5, 3, 2).reshape(-1)))
+    x = normalise(frames.unflatten(0, (5, 3))[None, :, :, :, 8:40])
+
+    def tested(**testing) -> np.ndarray:
+        made.write_config(models=models, testing={"crops": 1, "orders": ["normal"], **testing})
+        table = pq.read_table(run_test("v4d") / "predictions.parquet").to_pandas().set_index("video_id")
+        return table.loc["video-003", "probabilities"]
+
+    centre = video_scores(model, x)[0]
+    np.testing.assert_allclose(tested(), centre, atol=1e-5)
+    np.testing.assert_allclose(tested(crop_size=None), centre, atol=1e-5)  # the frame's short side
+    np.testing.assert_allclose(tested(short_side=32), centre, atol=1e-5)  # which they have already
+    one_pass = video_scores(model, x, combinations=False)[0]
+    np.testing.assert_allclose(tested(combinations=False), one_pass, atol=1e-5)
+    assert (one_pass - centre).abs().max() > 1e-4
+    np.testing.assert_allclose(tested(precision="bf16"), centre, atol=0.1)
+
+
 def test_any_number_of_ranks_and_a_kill_in_the_middle_give_identical_files(capfd):
     config = made.write_config(testing={"batch_size": 1})
     made.write_data(config, made.moving_videos(12))

@@ -155,6 +155,12 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     names = ("predictions.parquet", "metrics.json", "per_class.csv", "confusion.png", "predictions.json")
     assert {f"test/{name}" for name in names} <= artifacts
 
+    assert main(["compare", "--config", "config.yaml"]) == main(["report", "--config", "config.yaml"]) == 0
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "report")}
+    assert artifacts == {"report/report.html", "report/comparison.csv", "report/comparison.md"}
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert run.info.run_id in Path("results/hand/report.html").read_text()
+
     capsys.readouterr()
     client.set_tag(runs["random"].info.run_id, "dataset_fingerprint", "another")
     assert main(["compare", "--experiment", "hand", "--uri", uri, "--out", "out"]) == 0

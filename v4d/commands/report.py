@@ -10,6 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.report.page import write_report
+    from v4d.report.page import log_report, write_report
 
-    print(write_report(config.load(args.config)))
+    settings = config.load(args.config)
+    print(write_report(settings))
+    log_report(settings)

@@ -10,6 +10,7 @@ from torch import nn
 
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.errors import V4DError
+from v4d.evaluation.exported import read_exported
 from v4d.models.released import load_released
 from v4d.models.saved import load_model, read_weights
 
@@ -39,13 +40,15 @@ RELEASED_STRIDE = 8
 
 
 def load_any(path: Path, *, units: int = 4, frame_stride: int = RELEASED_STRIDE) -> FinishedModel:
-    """A finished model of ours, or a released checkpoint as the authors published it.
+    """A finished model of ours, a released checkpoint as the authors published it, or an exported program.
 
     `units` and `frame_stride` stand in for what a file does not tell.
 
     Raises:
         V4DError: no such file, or none of these.
     """
+    if path.suffix == ".pt2":
+        return _load_exported(path, frame_stride)
     document = read_weights(path)
     if isinstance(document, dict) and "architecture" not in document and "state_dict" in document:
         return _load_released(path, units)
@@ -64,12 +67,25 @@ def _load_released(path: Path, units: int) -> FinishedModel:
     return FinishedModel(path, model, model.spec, names, {}, RELEASED_STRIDE)
 
 
+def _load_exported(path: Path, frame_stride: int) -> FinishedModel:
+    network, description = read_exported(path)
+    architecture = {"units": network.units, "frames": network.frames, "num_classes": network.num_classes}
+    classes = description.get("classes") or [f"class {index}" for index in range(network.num_classes)]
+    info = description.get("info", {})
+    stride = info.get("stage", {}).get("frame_stride", frame_stride)
+    return FinishedModel(
+        path, network, description.get("architecture", {}) | architecture, classes, info, stride
+    )
+
+
 def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> FinishedModel:
     """Load a checkpoint for the data set's classes. What the file does not tell, the config's stage does.
 
     Raises:
         V4DError: no such file, not such a file, or other classes.
     """
+    if path.suffix == ".pt2":
+        raise V4DError(f"{path}: an exported program is for `v4d predict`; test the checkpoint itself")
     finished = load_any(path, units=stage.units, frame_stride=stage.frame_stride)
     check_classes(path, finished.classes, classes)
     return finished

@@ -49,6 +49,11 @@ class Protocol:
         testing = dataclasses.replace(config.testing, **given)
         if testing.units < model.units:
             testing = dataclasses.replace(testing, units=model.units)
+        size = getattr(model.model, "size", None)
+        if size is not None and testing.crop_size != size[0]:  # an exported program takes one size only
+            testing = dataclasses.replace(
+                testing, crop_size=size[0], short_side=testing.short_side or size[0]
+            )
         return cls(config.clips, config.frames, testing)
 
 

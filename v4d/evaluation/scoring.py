@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from v4d.data.batch import normalise
-from v4d.evaluation.inference import video_scores
+from v4d.evaluation.exported import any_scores
 from v4d.evaluation.orders import order_positions
 
 
@@ -58,7 +58,7 @@ class Scorer:
     def _scores(self, x: Tensor) -> Tensor:
         device = x.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            scores = video_scores(self.model, x, combinations=self.combinations, chunk=self.chunk)
+            scores = any_scores(self.model, x, combinations=self.combinations, chunk=self.chunk)
         return scores.double()
 
 

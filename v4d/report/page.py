@@ -26,6 +26,7 @@ from v4d.files import write_text
 from v4d.report import facts, plots
 from v4d.report.comparison import Comparison, cell_text, compare
 from v4d.report.samples import samples
+from v4d.tracking import open_tracker
 
 TEMPLATE_FOLDER = Path(__file__).parent
 _SVG_WIDTH = re.compile(rb'<svg [^>]*width="([0-9.]+)pt"')
@@ -68,6 +69,18 @@ def write_report(config: Config) -> Path:
     path = config.results / "report.html"
     write_text(path, page)
     return path
+
+
+def log_report(config: Config) -> None:
+    """Add report and comparison to the runs of the models that have one."""
+    for name in config.models:
+        state_file = config.results / name / "mlflow_run.json"
+        if state_file.exists():
+            with open_tracker(config, name, state_file=state_file, stage="report") as tracker:
+                for file in ("report.html", "comparison.csv", "comparison.md"):
+                    if (config.results / file).exists():
+                        tracker.log_artifact(config.results / file, "report")
+                tracker.close("FINISHED")
 
 
 def draw(config: Config, comparison: Comparison) -> dict[str, Path]:
