@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.load(args.config)
     if args.what == "archives":
-        from v4d.data.download import verify_archives
+        from v4d.data.lockfile import verify_archives
 
-        problems = verify_archives(settings)
+        problems = verify_archives(settings.dataset)
     else:
         from v4d.data.verify import verify_dataset
 

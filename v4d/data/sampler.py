@@ -22,7 +22,7 @@ class TrainPlan:
     """Every video once an epoch; every rank makes the same number of steps.
 
     Videos are spread evenly over the steps, so that batches differ by one video at most and there is no
-    small last one; within a step they are spread evenly over the ranks, and who gets the odd one rotates.
+    small last one; within a step, and over the epoch, they are spread evenly over the ranks.
     Where a step has fewer videos than ranks, a rank without one gets a filler.
     """
 
@@ -64,8 +64,12 @@ class TrainPlan:
 
     def _batch(self, epoch: int, order: np.ndarray, step: int, steps: int) -> list[Pick]:
         first, last = (len(order) * s // steps for s in (step, step + 1))
-        turn = (self.rank + step) % self.world_size
-        low, high = (first + (last - first) * t // self.world_size for t in (turn, turn + 1))
+        share, rest = divmod(last - first, self.world_size)
+        turn = (
+            self.rank - first
+        ) % self.world_size  # the odd ones go round, from where the last step stopped
+        low = first + turn * share + min(turn, rest)
+        high = low + share + (turn < rest)
         if low == high:
             return [Pick(epoch, int(order[min(first, len(order) - 1)]), filler=True)]
         return [Pick(epoch, index) for index in order[low:high].tolist()]
