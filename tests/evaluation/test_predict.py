@@ -182,31 +182,33 @@ def test_a_checkpoint_as_the_authors_released_it_is_taken_as_it_is(tmp_path):
     torch.testing.assert_close(finished.model(x), model.eval()(x))
 
 
-@pytest.mark.parametrize("described", [True, False])
-def test_an_exported_program_gives_the_checkpoints_scores(described, capsys):
+def test_an_exported_program_gives_the_checkpoints_scores(capsys):
     colour_checkpoint()
     model = load_any(Path("colour.pt"))
     example = torch.zeros(2, 2, 3, 3, 32, 32)
     batch = {"x_NUCTHW": {0: torch.export.Dim("batch")}}
     program = torch.export.export(model.model, (example,), dynamic_shapes=batch)
     info = {"classes": model.classes, "info": model.info, "architecture": model.architecture}
-    torch.export.save(program, "colour.pt2", extra_files={"v4d.json": json.dumps(info)} if described else {})
+    torch.export.save(program, "colour.pt2", extra_files={"v4d.json": json.dumps(info)})
+    torch.export.save(program, "bare.pt2")
     half_red_half_green("halves.mp4")
-
     (ours,) = Predictor.load("colour.pt").predict([Path("halves.mp4")])
-    config = (
-        None if described else made.write_config(clips=CLIPS)
-    )  # else nobody knows how videos are prepared
-    exported = Predictor.load("colour.pt2", config)
+
+    exported = Predictor.load("colour.pt2")
     (theirs,) = exported.predict([Path("halves.mp4")], evidence=True)
-    if described:
-        assert exported.model.classes == made.CLASSES
-        np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
-        assert theirs.evidence.alone
-        assert theirs.evidence.probabilities.argmax(1)[[0, -1]].tolist() == [0, 1]
-    else:
-        assert exported.model.classes == ["class 0", "class 1", "class 2", "class 3"]
-        assert (exported.model.units, exported.model.frames) == (2, 3)
-        assert set(theirs.probabilities.argsort()[-2:]) == {0, 1}
+    assert exported.model.classes == made.CLASSES
+    np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
+    assert theirs.evidence.alone
+    assert theirs.evidence.probabilities.argmax(1)[[0, -1]].tolist() == [0, 1]
+
+    bare = Predictor.load("bare.pt2", made.write_config(clips=CLIPS))  # it does not say how it is to be fed
+    assert (bare.model.units, bare.model.frames) == (2, 3)
+    assert bare.model.classes == ["class 0", "class 1", "class 2", "class 3"]
+    (theirs,) = bare.predict([Path("halves.mp4")])
+    assert set(theirs.probabilities.argsort()[-2:]) == {0, 1}
+
     assert main(["explain", "halves.mp4", "--checkpoint", "colour.pt2", "--out", "x.png"]) == 1
     assert "an exported program has no gradients" in capsys.readouterr().err
+    Path("damaged.pt2").write_bytes(Path("colour.pt2").read_bytes()[:1000])
+    assert main(["predict", "halves.mp4", "--checkpoint", "damaged.pt2"]) == 1
+    assert "damaged.pt2 is no exported network of ours" in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_any_number_of_ranks_and_a_kill_in_the_middle_give_identical_files(capfd
     config = made.write_config(testing={"batch_size": 1})
     made.write_data(config, made.moving_videos(12))
     made.colour_model()
-    undisturbed = (run_test(processes=1) / "predictions.parquet").read_bytes()
+    undisturbed = (run_test() / "predictions.parquet").read_bytes()
     folder = run_test(processes=3)
     assert (folder / "predictions.parquet").read_bytes() == undisturbed
     assert json.loads((folder / "metrics.json").read_text())["processes"] == 3
