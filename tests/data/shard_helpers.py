@@ -10,7 +10,6 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from v4d.data.loader import VideoRecord
 from v4d.data.shards import ShardHeader, ShardReader, ShardWriter
 from v4d.ffmpeg import ffmpeg_binary
 
@@ -56,8 +55,10 @@ def write_shard(
     return ShardReader(path)
 
 
-def write_records(folder: Path, *, shards: int = 3, videos: int = 5, frames: int = 40) -> list[VideoRecord]:
+def write_records(folder: Path, *, shards: int = 3, videos: int = 5, frames: int = 40):
     """Some shards of different videos, and the records of all of them."""
+    from v4d.data.loader import VideoRecord  # torch: not in every child that imports this
+
     records = []
     for shard in range(shards):
         names = [f"v{shard}_{n}" for n in range(videos)]

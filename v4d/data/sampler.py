@@ -65,9 +65,7 @@ class TrainPlan:
     def _batch(self, epoch: int, order: np.ndarray, step: int, steps: int) -> list[Pick]:
         first, last = (len(order) * s // steps for s in (step, step + 1))
         share, rest = divmod(last - first, self.world_size)
-        turn = (
-            self.rank - first
-        ) % self.world_size  # the odd ones go round, from where the last step stopped
+        turn = (self.rank - first) % self.world_size  # the odd ones go round over the epoch
         low = first + turn * share + min(turn, rest)
         high = low + share + (turn < rest)
         if low == high:
