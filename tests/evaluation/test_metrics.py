@@ -5,11 +5,13 @@ import pytest
 import scipy.stats
 import sklearn.calibration
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from v4d.evaluation import metrics
 from v4d.evaluation.significance import bootstrap_interval, mcnemar
+
+unhurried = settings(deadline=None)
 
 
 @st.composite
@@ -23,6 +25,7 @@ def scored_videos(draw, min_classes=2):
     return probabilities, labels
 
 
+@unhurried
 @given(scored_videos(min_classes=3), st.integers(1, 6))
 def test_top_k_is_scikit_learns(scored, k):
     probabilities, labels = scored
@@ -36,6 +39,7 @@ def test_top_k_is_scikit_learns(scored, k):
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
+@unhurried
 @given(scored_videos())
 def test_mean_class_accuracy_is_balanced_accuracy(scored):
     results = metrics.outcomes(*scored)
@@ -43,6 +47,7 @@ def test_mean_class_accuracy_is_balanced_accuracy(scored):
     assert metrics.mean_class_accuracy(results) == pytest.approx(100 * expected)
 
 
+@unhurried
 @given(scored_videos())
 def test_confusion_and_per_class_are_scikit_learns(scored):
     probabilities, labels = scored
@@ -62,6 +67,7 @@ def test_confusion_and_per_class_are_scikit_learns(scored):
     assert table.videos.sum() == len(labels)
 
 
+@unhurried
 @given(scored_videos())
 def test_calibration_error_is_scikit_learns_curve(scored):
     results = metrics.outcomes(*scored)
@@ -76,6 +82,7 @@ def test_calibration_error_is_scikit_learns_curve(scored):
     assert error == pytest.approx(expected)
 
 
+@unhurried
 @given(scored_videos(), st.randoms())
 def test_the_order_of_videos_changes_nothing(scored, random):
     probabilities, labels = scored
@@ -125,6 +132,7 @@ def test_the_bootstrap_interval_is_that_of_resampled_videos():
     assert low < 100 * correct.mean() < high
 
 
+@unhurried
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 5), st.integers(0, 5))
 def test_mcnemar_is_the_exact_binomial_test(only_first, only_second, both, neither):
     first = np.repeat([1, 0, 1, 0], [only_first, only_second, both, neither])

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from v4d.evaluation.orders import ORDERS, order_positions
 
+unhurried = settings(deadline=None)
 SIZES = {"units": st.integers(1, 12), "frames": st.integers(1, 9)}
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@unhurried
 @given(**SIZES)
 def test_every_frame_is_shown_once_and_no_unit_is_torn_apart(order, units, frames):
     grid = order_positions(order, units, frames, video_id="abc")
@@ -19,6 +21,7 @@ def test_every_frame_is_shown_once_and_no_unit_is_torn_apart(order, units, frame
     assert all(len(set(row // frames)) == 1 for row in grid)
 
 
+@unhurried
 @given(**SIZES)
 def test_reversing_means_what_it_says(units, frames):
     grid = order_positions("normal", units, frames)
@@ -29,6 +32,7 @@ def test_reversing_means_what_it_says(units, frames):
     assert (both.flatten() == grid.flatten()[::-1]).all()  # the whole video backwards
 
 
+@unhurried
 @given(st.integers(2, 12), st.integers(1, 9), st.text(max_size=11), st.integers(0, 99))
 def test_shuffled_units_are_never_in_their_own_order_and_depend_on_seed_and_video_alone(
     units, frames, video_id, seed

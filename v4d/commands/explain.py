@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from v4d import config
     from v4d.evaluation.predict import Predictor
-    from v4d.report import maps, plots
+    from v4d.report import maps
+    from v4d.report.canvas import save
 
     maps.check_suffix(args.out)
     settings = config.load(args.config) if args.config else None
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         f"logit {seen.maps.logit:.2f} = {seen.maps.bias:+.2f} and the units"
     )
     if args.out.suffix.lower() in maps.PICTURES:
-        plots.save(args.out, maps.contact_sheet(seen.frames, seen.maps, title, seen.seconds))
+        save(args.out, maps.contact_sheet(seen.frames, seen.maps, title, seen.seconds))
     else:
         maps.write_video(args.out, seen.frames, seen.maps, title, seen.rate)
     print(f"{title}: {', '.join(f'{share:+.2f}' for share in seen.maps.units.tolist())}; {args.out}")

@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
         elif not prediction.problem:
             print(prediction.as_text(classes, args.top_k), flush=True)
         if args.timeline and not prediction.problem:
-            from v4d.report import plots
+            from v4d.report.canvas import save
+            from v4d.report.curves import timeline
 
-            plots.save(args.timeline, plots.timeline(prediction, classes))
+            save(args.timeline, timeline(prediction, classes))
     if args.json:
         print(json.dumps(done, indent=2, ensure_ascii=False))
     return 1 if failed else 0

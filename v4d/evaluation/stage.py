@@ -7,9 +7,11 @@ How the videos are shared and a killed test goes on: v4d.evaluation.work.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 from v4d import config as configuration
 from v4d.config import Config
 from v4d.data import manifest
+from v4d.data.joblock import exclusive
 from v4d.environment import git_sha, hardware
 from v4d.errors import V4DError
 from v4d.evaluation.checkpoint import checkpoint_path, load_finished
@@ -29,6 +32,7 @@ from v4d.models import gmac, parameter_count
 from v4d.report.published import published_dataset
 from v4d.tracking import Tracker, open_tracker
 from v4d.training.distributed import Ranks, barrier, launch, process_group, processes_for
+from v4d.training.worker import wait_for_main
 
 POLL_SECONDS = 0.2
 DESCRIBING = ("arch", "preset", "units", "frames", "kernel", "blocks")
@@ -66,13 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         config = configuration.load(args.config)
         with process_group() as ranks:
             work = Work.prepare(config, config.model(args.model), ranks.device)
-            if ranks.is_main:
-                work.begin()
-            barrier(ranks)
-            work.run(ranks)
-        if ranks.is_main:
-            finish(work, ranks)
+            # An orphan of a killed workflow may still be at it.
+            with exclusive(work.predictions) if ranks.is_main else nullcontext():
+                if ranks.is_main:
+                    work.begin()
+                barrier(ranks)
+                work.run(ranks)
+                if ranks.is_main:
+                    finish(work, ranks)
     except V4DError as error:
+        if "RANK" in os.environ and os.environ["RANK"] != "0":
+            wait_for_main()
         print(f"v4d test: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     return 0
@@ -189,7 +197,7 @@ def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
     epochs = sum(stage.training.epochs for stage in work.model.stages) if not work.model.checkpoint else 0
     tracker.log_metrics(metrics, step=epochs)
     for path in sorted(work.folder.iterdir()):
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             tracker.log_artifact(path, "test")
     tracker.log_table(prediction_rows(work), "test/predictions.json")
 

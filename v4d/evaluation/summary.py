@@ -64,15 +64,14 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
 def draw(folder: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
     """The plots of a test, as files."""
     from v4d.report import plots  # matplotlib takes a second to import
+    from v4d.report.canvas import save
 
-    plots.save(folder / "confusion.png", plots.confusion(tables["confusion"]))
-    plots.save(folder / "per_class.png", plots.per_class(tables["per_class"]))
-    plots.save(
-        folder / "reliability.png", plots.reliability(tables["reliability"], result["calibration_error"])
-    )
-    plots.save(folder / "temporal_order.png", plots.temporal_order({"": result}))
+    save(folder / "confusion.png", plots.confusion(tables["confusion"]))
+    save(folder / "per_class.png", plots.per_class(tables["per_class"]))
+    save(folder / "reliability.png", plots.reliability(tables["reliability"], result["calibration_error"]))
+    save(folder / "temporal_order.png", plots.temporal_order({"": result}))
     if len(result["by_units"]) > 1:
-        plots.save(folder / "by_units.png", plots.by_units({"": result}))
+        save(folder / "by_units.png", plots.by_units({"": result}))
 
 
 def _accuracies(predictions: Path, end: str) -> dict[str, float]:

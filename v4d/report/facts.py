@@ -1,7 +1,6 @@
 """What a report tells, gathered from the files that the stages left. What is absent is left out."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,10 @@ def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
     return [read_json(file) for file in files if file.exists()]
 
 
-def test_tables(config: Config, model_name: str) -> dict[str, pd.DataFrame]:
-    """The CSV files of a model's test, by their names."""
-    folder = test_folder(config, model_name)
-    names = ("per_class", "confused", "reliability")
-    return {name: pd.read_csv(folder / f"{name}.csv") for name in names if (folder / f"{name}.csv").exists()}
-
-
-test_tables.__test__ = False  # pytest: this is no test
+def confused_classes(config: Config, model_name: str, count: int = 10) -> pd.DataFrame:
+    """The most confused pairs of a model's test."""
+    path = test_folder(config, model_name) / "confused.csv"
+    return pd.read_csv(path).head(count) if path.exists() else pd.DataFrame()
 
 
 def count_table(info: dict[str, Any]) -> pd.DataFrame:
@@ -118,7 +113,3 @@ def config_text(config: Config) -> str:
 def without_user(text: str) -> str:
     """Addresses without user name and password: reports are passed on."""
     return _USER_INFO.sub("", text)
-
-
-def model_folder(config: Config, name: str) -> Path:
-    return config.results / name

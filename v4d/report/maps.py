@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from v4d.errors import V4DError
 from v4d.evaluation.explain import Maps
 from v4d.files import atomic_path
-from v4d.report import plots
+from v4d.report.canvas import STYLE
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
@@ -56,7 +56,7 @@ def overlaid(frames_UTHWC: np.ndarray, maps: Maps) -> np.ndarray:
     return mixed.round().astype(np.uint8).reshape(units, frames, height, width, 3)
 
 
-@matplotlib.rc_context(plots.STYLE)
+@matplotlib.rc_context(STYLE)
 def contact_sheet(frames_UTHWC: np.ndarray, maps: Maps, title: str, seconds: np.ndarray) -> Figure:
     """A row a unit, its frames from left to right, and what it contributes to the class's logit."""
     pictures = overlaid(frames_UTHWC, maps)
@@ -144,7 +144,7 @@ def _text(title: str, width: int, height: int = 28) -> np.ndarray:
     """A line of text as a picture, uint8 `[height, width, 3]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure((width / 100, height / 100), dpi=100)
         figure.text(6 / width, 0.5, title, va="center", fontsize=min(9.0, 1.25 * width / max(len(title), 1)))
         canvas = FigureCanvasAgg(figure)

@@ -23,7 +23,8 @@ from v4d.data.manifest import class_names, dataset_info
 from v4d.environment import git_sha
 from v4d.evaluation.work import test_folder
 from v4d.files import write_text
-from v4d.report import facts, plots
+from v4d.report import curves, facts, plots
+from v4d.report.canvas import DPI, save
 from v4d.report.comparison import Comparison, cell_text, compare
 from v4d.report.samples import samples
 from v4d.tracking import open_tracker
@@ -52,7 +53,7 @@ class Picture:
         if path.suffix == ".svg":
             inches = float(_SVG_WIDTH.search(content).group(1)) / 72
         else:  # width in pixels, in the header of every PNG
-            inches = int.from_bytes(content[16:20], "big") / plots.DPI
+            inches = int.from_bytes(content[16:20], "big") / DPI
         address = f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
         return cls(address, round(inches * _PIXELS_AN_INCH))
 
@@ -94,10 +95,10 @@ def draw(config: Config, comparison: Comparison) -> dict[str, Path]:
     if any(len(result["by_units"]) > 1 for result in comparison.results.values()):
         figures["by_units"] = plots.by_units(comparison.results)
     if trained:
-        figures["validation"] = plots.validation_curves(trained)
-    figures |= {f"training_{name}": plots.training_curves(found) for name, found in trained.items()}
+        figures["validation"] = curves.validation_curves(trained)
+    figures |= {f"training_{name}": curves.training_curves(found) for name, found in trained.items()}
     for name, figure in figures.items():
-        plots.save(folder / f"{name}.svg", figure)
+        save(folder / f"{name}.svg", figure)
     return {name: folder / f"{name}.svg" for name in figures}
 
 
@@ -160,7 +161,7 @@ def model_section(
         "result": result,
         "curves": figures.get(f"training_{name}"),
         "figures": {part: Picture.of(path) for part, path in drawn.items() if path.exists()},
-        "confused": facts.test_tables(config, name).get("confused", pd.DataFrame()).head(10),
+        "confused": facts.confused_classes(config, name),
         "right": right,
         "wrong": wrong,
     }
