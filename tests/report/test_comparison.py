@@ -134,7 +134,7 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     made.write_data(config, made.coloured_videos(12), classes=NASTY_CLASSES)
     made.save(made.colour_model(), Path("colour.pt"), NASTY_CLASSES)
     made.save(made.random_model(Path("random.pt")), Path("random.pt"), NASTY_CLASSES)
-    for model in models:
+    for model in (*models, "colour"):  # one of them again
         assert stage.main(["--config", "config.yaml", "--model", model]) == 0
 
     client = mlflow.MlflowClient(uri)
@@ -154,6 +154,9 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "test")}
     names = ("predictions.parquet", "metrics.json", "per_class.csv", "confusion.png", "predictions.json")
     assert {f"test/{name}" for name in names} <= artifacts
+    rows = client.load_table(experiment.experiment_id, "test/predictions.json", run_ids=[run.info.run_id])
+    assert rows["video_id"].tolist() == [f"video_{n:03d}" for n in range(12)]
+    assert rows["predicted_label"].tolist()[:2] == ["red", "green"]
 
     assert main(["compare", "--config", "config.yaml"]) == main(["report", "--config", "config.yaml"]) == 0
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "report")}

@@ -7,6 +7,7 @@ How the videos are shared and a killed test goes on: v4d.evaluation.work.
 """
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -27,7 +28,7 @@ from v4d.evaluation.checkpoint import checkpoint_path, load_finished
 from v4d.evaluation.predictions import merge
 from v4d.evaluation.summary import summarise
 from v4d.evaluation.work import Clock, Work
-from v4d.files import read_json
+from v4d.files import read_json, write_text
 from v4d.models import gmac, parameter_count
 from v4d.report.published import published_dataset
 from v4d.tracking import Tracker, open_tracker
@@ -35,6 +36,8 @@ from v4d.training.distributed import Ranks, barrier, launch, process_group, proc
 from v4d.training.worker import wait_for_main
 
 POLL_SECONDS = 0.2
+TABLE = "predictions.json"
+"""The predictions once more, as the table that MLflow's page shows."""
 DESCRIBING = ("arch", "preset", "units", "frames", "kernel", "blocks")
 """What of an architecture is a tag, and so a column when MLflow compares runs."""
 
@@ -196,10 +199,12 @@ def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
             metrics[f"test/top1_{order}"] = accuracies["top1"]
     epochs = sum(stage.training.epochs for stage in work.model.stages) if not work.model.checkpoint else 0
     tracker.log_metrics(metrics, step=epochs)
+    # Not as `log_table` does it: MLflow would add the rows to those of an earlier test.
+    write_text(work.folder / TABLE, prediction_rows(work).to_json(orient="split", index=False))
+    tracker.set_tags({"mlflow.loggedArtifacts": json.dumps([{"path": f"test/{TABLE}", "type": "table"}])})
     for path in sorted(work.folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             tracker.log_artifact(path, "test")
-    tracker.log_table(prediction_rows(work), "test/predictions.json")
 
 
 def prediction_rows(work: Work) -> pd.DataFrame:
