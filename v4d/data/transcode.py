@@ -126,21 +126,16 @@ def _scale(size: str | int) -> tuple[int | str, int | str]:
 
 
 def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
-    """Read the finished file back: frames that are in it, its rate and size."""
+    """Read the finished file back: what is in it, and that it decodes."""
     import av
 
     warning = " | ".join(finished.complaints)
     if os.fstat(output).st_size == 0:
         return _failed("corrupt" if warning else "too_short", finished, "no frame came out: ")
     try:
-        with av.open(f"/proc/self/fd/{output}", format="mp4") as container:
-            stream = container.streams.video[0]
-            times = [packet.pts for packet in container.demux(stream) if packet.size]
-            width, height, base = stream.codec_context.width, stream.codec_context.height, stream.time_base
-            seconds = float((stream.duration or 0) * base)
-    except (av.FFmpegError, IndexError) as error:
+        frames, seconds, width, height = _read_back(output)
+    except (av.FFmpegError, IndexError, ValueError) as error:
         return _failed("corrupt", finished, f"the clip cannot be read back: {error}: ")
-    frames = len(times)
     if frames < settings.min_frames or frames == 0:
         reason = f"{frames} frames, fewer than {settings.min_frames}"
         return _failed("too_short", finished, reason + (": " if warning else ""), num_frames=frames)
@@ -157,6 +152,31 @@ def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
         source_height=source_height,
         warning=warning,
     )
+
+
+def _read_back(output: int) -> tuple[int, float, int, int]:
+    """Frames, seconds, width and height of a clip; every frame is read, the last group of them decoded.
+
+    Decoding all of them would add an eighth to the cost of a clip, and the frames stage does it anyway.
+
+    Raises:
+        ValueError: the last group of frames does not decode.
+        av.FFmpegError: the file is damaged.
+    """
+    import av
+
+    frames, group = 0, []
+    with av.open(f"/proc/self/fd/{output}", format="mp4") as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        codec.thread_count = 1
+        for packet in container.demux(stream):
+            frames += packet.size > 0
+            group = [packet] if packet.is_keyframe else [*group, packet]
+        decoded = sum(len(packet.decode()) for packet in group)  # the last packet is empty, and flushes
+        if decoded != len(group) - 1:
+            raise ValueError(f"{decoded} of its last {len(group) - 1} frames decode")
+        return frames, float((stream.duration or 0) * stream.time_base), codec.width, codec.height
 
 
 def _failed(status: str, finished: Finished, prefix: str = "", num_frames: int = 0) -> Clip:
