@@ -4,14 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
-import made_by_hand as made
 import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-from made_by_hand import NASTY_CLASSES
+import tested_project
+from tested_project import made
 
 from v4d import config as configuration
 from v4d.cli import main
@@ -26,10 +26,10 @@ COLUMNS = (
 
 
 @pytest.fixture
-def project(tested, tmp_path, monkeypatch) -> Path:
+def project(tmp_path, monkeypatch) -> Path:
     """A copy of the tested project, as the current folder."""
     folder = tmp_path / "project"
-    shutil.copytree(tested, folder)
+    shutil.copytree(tested_project.project(), folder)
     monkeypatch.chdir(folder)
     return folder
 
@@ -131,9 +131,9 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     models = {"colour": shape | {"checkpoint": "colour.pt"}, "random": shape | {"checkpoint": "random.pt"}}
     tracking = {"backend": "mlflow", "uri": uri, "experiment": "hand", "system_metrics": False}
     config = made.write_config(models=models, tracking=tracking)
-    made.write_data(config, made.coloured_videos(12), classes=NASTY_CLASSES)
-    made.save(made.colour_model(), Path("colour.pt"), NASTY_CLASSES)
-    made.save(made.random_model(Path("random.pt")), Path("random.pt"), NASTY_CLASSES)
+    made.write_data(config, made.coloured_videos(12), classes=made.NASTY_CLASSES)
+    made.save(made.colour_model(), Path("colour.pt"), made.NASTY_CLASSES)
+    made.save(made.random_model(Path("random.pt")), Path("random.pt"), made.NASTY_CLASSES)
     for model in (*models, "colour"):  # one of them again
         assert stage.main(["--config", "config.yaml", "--model", model]) == 0
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_by_hand import NASTY
+import tested_project
 
 from v4d.cli import main
 from v4d.report.facts import without_user
@@ -31,9 +31,9 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tested, tmp_path_factory) -> Path:
+def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reported") / "project"
-    shutil.copytree(tested, folder)
+    shutil.copytree(tested_project.project(), folder)
     state = {"run_id": "0123456789abcdef", "uri": "sqlite:///mlflow.db"}
     (folder / "results/hand/colour/mlflow_run.json").write_text(json.dumps(state))
     with pytest.MonkeyPatch.context() as patch:
@@ -171,8 +171,8 @@ def test_it_says_what_was_run_and_what_came_of_it(page, project):
 
 def test_names_from_outside_are_text_and_nothing_else(page):
     assert "<script" not in page
-    assert NASTY in Parts(page).text
-    assert NASTY not in page  # only in escaped form
+    assert tested_project.made.NASTY in Parts(page).text
+    assert tested_project.made.NASTY not in page  # only in escaped form
 
 
 def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkeypatch):

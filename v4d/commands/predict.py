@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise V4DError(f"--{name.replace('_', '-')} must be at least 1")
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise V4DError("--device cuda: this machine has no CUDA device")
     videos = find_videos(args.videos)
     if args.timeline and len(videos) != 1:
         raise V4DError(f"--timeline draws one video, not {len(videos)}")

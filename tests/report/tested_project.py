@@ -1,7 +1,10 @@
 """The hand-made data set of the tests of evaluation, tested with three models."""
 
+import atexit
+import functools
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,12 @@ import made_by_hand as made
 from v4d.evaluation import stage
 
 
-@pytest.fixture(scope="session")
-def tested(tmp_path_factory) -> Path:
-    """A folder with a config of three tested models; one of them was "trained" in two stages."""
-    folder = tmp_path_factory.mktemp("tested")
+@functools.cache
+def project() -> Path:
+    """A folder with a config of three tested models, one of them "trained" in two stages; made once."""
+    temporary = tempfile.TemporaryDirectory(prefix="v4d-tested-")
+    atexit.register(temporary.cleanup)
+    folder = Path(temporary.name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shape = {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2}
