@@ -144,7 +144,7 @@ class _Plan:
         return result
 
     def _piece(self, number: int, x: Tensor) -> Tensor:
-        """Units `[M*T, C, H, W]` through a piece: rows `[M, T, H', W', C']`, or behind the last one logits."""
+        """Units `[M*T, C, H, W]` through a piece: rows `[M, T, H', W', C']`, or logits at the end."""
         for step in self.pieces[number]:
             x = step(x, 1, self.frames)
         if number < len(self.blocks):

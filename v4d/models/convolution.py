@@ -7,7 +7,6 @@ cuDNN 9.8 to 9.14 has 3D convolutions in half precision that are disabled, slow 
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -4,9 +4,9 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from v4d.models.conv4d import Conv4d
 from v4d.models.network import VideoNet
 
 
@@ -30,25 +30,61 @@ def gmac(model: VideoNet, units: int, frames: int, height: int, width: int) -> f
     return sum(stage.gmac for stage in stage_costs(model, units, frames, height, width))
 
 
+@torch.no_grad()
 def stage_costs(model: VideoNet, units: int, frames: int, height: int, width: int) -> list[StageCost]:
     """Stem, stages (their residual 4D blocks as lines of their own) and head, in order."""
     network = copy.deepcopy(model).to("meta").eval()
     places = {id(block): f"{place} 4D" for place, block in network.blocks4d().items()}
-    costs: dict[str, list] = {}
+    costs: dict[str, StageCost] = {}
+    macs = _watch(network)
     x = torch.empty(units * frames, 3, height, width, device="meta")
     for stage, steps in network.stages().items():
         for step in steps:
-            x, macs = _counted(step, x, units, frames)
-            line = costs.setdefault(places.get(id(step), stage), [None, 0, 0.0])
-            line[0] = (x.shape[1], frames, *x.shape[2:])
-            line[1] += parameter_count(step)
-            line[2] += macs
-    logits, macs = _counted(network.head, x, units, frames)
-    costs["head"] = [(logits.shape[1],), parameter_count(network.fc), macs]
-    return [StageCost(name, *line) for name, line in costs.items()]
+            x = step(x, units, frames)
+            name = places.get(id(step), stage)
+            before = costs.get(name, StageCost(name, (), 0, 0.0))
+            costs[name] = StageCost(
+                name,
+                (x.shape[1], frames, *x.shape[2:]),
+                before.parameters + parameter_count(step),
+                before.gmac + _taken(macs),
+            )
+    logits = network.head(x, units, frames)
+    costs["head"] = StageCost("head", (logits.shape[1],), parameter_count(network.fc), _taken(macs))
+    return list(costs.values())
 
 
-def _counted(step, x: Tensor, units: int, frames: int) -> tuple[Tensor, float]:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        y = step(x, units, frames)
-    return y, counter.get_total_flops() / 2e9  # a multiply-add counts as two operations
+def _watch(network: nn.Module) -> list[int]:
+    """A list that fills with the multiply-adds of every layer that runs.
+
+    Counted by the definition of a layer, padding included, whichever form of it this device would run.
+    """
+    macs: list[int] = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear | Conv4d):
+            module.register_forward_hook(
+                lambda layer, _, output: macs.append(output.numel() * layer.weight[0].numel())
+            )
+    return macs
+
+
+def _taken(macs: list[int]) -> float:
+    """The sum in billions; the list is empty afterwards."""
+    total = sum(macs) / 1e9
+    macs.clear()
+    return total
+
+
+def cost_table(model: VideoNet, *, height: int, width: int) -> str:
+    """The stages as text, a line each, and their sum."""
+    costs = stage_costs(model, model.units, model.frames, height, width)
+    total = StageCost("total", (), sum(c.parameters for c in costs), sum(c.gmac for c in costs))
+    spec = model.spec
+    lines = [
+        f"{spec['arch']} ({spec['preset']}), {model.units} x {model.frames} x {height} x {width}",
+        f"{'stage':12}{'output of a unit':>20}{'parameters':>14}{'GMAC':>10}",
+    ]
+    for cost in [*costs, total]:
+        shape = " x ".join(map(str, cost.shape))
+        lines.append(f"{cost.name:12}{shape:>20}{cost.parameters:>14,}{cost.gmac:>10.3f}")
+    return "\n".join(lines)

@@ -26,13 +26,12 @@ def load_imagenet(model: VideoNet, source: str | Path | Mapping[str, Any] = "ima
     Raises:
         V4DError: no weights for this architecture, no network, no such file, or tensors that do not fit.
     """
-    if source == "imagenet":
-        given = _download(model.spec["arch"])
-    else:
-        given = plain_state_dict(source)
+    content = _download(model.spec["arch"]) if source == "imagenet" else source
+    given, prefix = plain_state_dict(content)
     label = source if isinstance(source, str | Path) else "the state dict"
-    wanted = {theirs: ours for ours, theirs in foreign_names(model, with_blocks4d=False).items()}
-    given = {name: value for name, value in given.items() if not name.startswith("fc.")}
+    names = foreign_names(model, with_blocks4d=False)
+    wanted = {prefix + theirs: ours for ours, theirs in names.items()}
+    given = {name: value for name, value in given.items() if not name.startswith(f"{prefix}fc.")}
     difference = first_difference(wanted, given)
     if difference:
         raise V4DError(f"{label} holds no 2D network of {model.spec['arch']}: {difference}")

@@ -3,7 +3,6 @@
 Every module here maps `(x [N*U*T, C, H, W], units, frames)` to a tensor of the same kind.
 """
 
-import torch
 from torch import Tensor, nn
 
 from v4d.models.conv4d import Conv4d

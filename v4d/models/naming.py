@@ -18,7 +18,7 @@ def foreign_names(model: VideoNet, *, with_blocks4d: bool) -> dict[str, str]:
     further members of a stage, named `tsa`, and shift the numbers of the blocks behind them.
     """
     names = {
-        f"stem.{ours}": ours.replace("conv.", "conv1.").replace("bn.", "bn1.") for ours in _keys(model.stem)
+        f"stem.{key}": key.replace("conv.", "conv1.").replace("bn.", "bn1.") for key in _keys(model.stem)
     }
     for number, stage in enumerate(STAGES, 1):
         index = 0
@@ -44,8 +44,10 @@ def _keys(module: nn.Module) -> list[str]:
     return list(module.state_dict())
 
 
-def plain_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors by name of a file or a mapping: out of `state_dict`, where there is one, and without `module.`.
+def plain_state_dict(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Tensors by name of a file or a mapping (what is under `state_dict`, where there is such a key).
+
+    The second value is the prefix of all names: `module.` from `DataParallel`, or "".
 
     Raises:
         V4DError: there is no such file, or it holds more than weights, or other things.
@@ -55,7 +57,8 @@ def plain_state_dict(source: str | Path | Mapping[str, Any]) -> dict[str, Tensor
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise V4DError(f"{source if isinstance(source, str | Path) else 'the mapping'} holds no state dict")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    prefix = "module." if content and all(name.startswith("module.") for name in content) else ""
+    return dict(content), prefix
 
 
 def first_difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -1,6 +1,9 @@
 """I3D-S and V4D: one class, built from a table of stages and the places of 4D blocks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from v4d.models.freezing import frozen_modules
 from v4d.models.layers import BasicBlock, Bottleneck, Residual4D
 from v4d.models.layout import channels_last, fold, regroup
+from v4d.models.parity import check_device
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -139,7 +143,9 @@ class VideoNet(nn.Module):
         x = fold(x_NUCTHW)
         for step in self.steps():
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(step, x, units, frames, use_reentrant=False)
+                x = checkpoint(
+                    step, x, units, frames, use_reentrant=False, context_fn=partial(_contexts, step)
+                )
             else:
                 x = step(x, units, frames)
         return x
@@ -160,6 +166,13 @@ class VideoNet(nn.Module):
         features = self.forward_features(x_NUCTHW)
         return self.head(features, x_NUCTHW.shape[1], x_NUCTHW.shape[3])
 
+    def _apply(self, fn, recurse=True):
+        """Whatever brings the network to a GPU comes through here: have its convolutions checked, once."""
+        super()._apply(fn, recurse)
+        if self.fc.weight.is_cuda:
+            check_device(self.fc.weight.device)
+        return self
+
     def to(self, *args, **kwargs):
         """As `nn.Module.to`. A `memory_format` changes nothing: the network always works channels last.
 
@@ -167,3 +180,23 @@ class VideoNet(nn.Module):
         """
         kwargs.pop("memory_format", None)
         return super().to(*args, **kwargs) if args or kwargs else self
+
+
+def _contexts(step: nn.Module):
+    """What surrounds a checkpointed step: nothing at first, quiet batch norms when it is repeated."""
+    return nullcontext(), _quiet_batch_norms(step)
+
+
+@contextmanager
+def _quiet_batch_norms(step: nn.Module) -> Iterator[None]:
+    """Let batch norms use a batch's statistics without counting them again."""
+    norms = [module for module in step.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

@@ -1,0 +1,113 @@
+"""Do this GPU's convolutions compute what they should? Asked once a process, when a network comes to it.
+
+cuDNN 9.8 to 9.14 has 3D convolutions in half precision that are wrong for some shapes (PyTorch issues 163539
+and 166122), and a network trained with them learns badly without any error. So every form of convolution that
+the networks use is compared with float64, small, forward and both gradients, in bf16 and in TF32.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from v4d.models.convolution import Trust
+
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 4e-3}
+"""Largest error allowed, relative to the largest value. One rounding of the result to bf16 (8 bits) is 4e-3;
+TF32 rounds the inputs to 11 bits, which adds up to about 1e-3. A wrong kernel is off by the order of 1."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of convolution: x `[N, C, *sizes]`, kernel, stride and padding over the same dimensions."""
+
+    what: str
+    sizes: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        return tuple(extent // 2 for extent in self.kernel)
+
+
+FORMS_2D = (
+    Form("1x3x3 over frames", (14, 14), (3, 3), (1, 1)),
+    Form("1x3x3 over frames, stride 2", (14, 14), (3, 3), (2, 2)),
+    Form("3x1x1 over (T, H*W)", (4, 49), (3, 1), (1, 1)),
+)
+FORMS_3D = (
+    Form("3x3x3", (4, 7, 7), (3, 3, 3), (1, 1, 1)),
+    Form("3x3x3, stride 2", (4, 14, 14), (3, 3, 3), (1, 2, 2)),
+    Form("3x3x1x1 over (U, T, H*W)", (4, 4, 49), (3, 3, 1), (1, 1, 1)),
+)
+Conv = Callable[..., Tensor]
+_checked: set[torch.device] = set()
+
+
+def check_device(device: torch.device) -> None:
+    """Compare this device's convolutions with float64, once a process; warn and avoid those that are wrong.
+
+    Wrong 3D convolutions are replaced by sums of 2D ones (`Trust.conv3d`); for wrong 2D ones there is
+    nothing but the warning.
+    """
+    if device in _checked:
+        return
+    _checked.add(device)
+    wrong_3d, wrong_2d = wrong_forms(FORMS_3D, device), wrong_forms(FORMS_2D, device)
+    versions = f"cuDNN {torch.backends.cudnn.version()}, PyTorch {torch.__version__}"
+    if wrong_3d:
+        Trust.conv3d = False
+        warnings.warn(
+            f"3D convolutions are wrong on {device} ({versions}): {'; '.join(wrong_3d)}. "
+            "Sums of 2D convolutions are used instead, which is slower; install another cuDNN.",
+            stacklevel=2,
+        )
+    if wrong_2d:
+        warnings.warn(
+            f"2D convolutions are wrong on {device} ({versions}): {'; '.join(wrong_2d)}. "
+            "Results on this machine are not to be trusted.",
+            stacklevel=2,
+        )
+
+
+def wrong_forms(
+    forms: tuple[Form, ...], device: torch.device | str, conv2d: Conv = F.conv2d, conv3d: Conv = F.conv3d
+) -> list[str]:
+    """Which forms differ from float64 on this device by more than the tolerance, and by how much."""
+    wrong = []
+    for form in forms:
+        for dtype, tolerance in TOLERANCE.items():
+            error = relative_error(form, device, dtype, conv2d if len(form.sizes) == 2 else conv3d)
+            if not error <= tolerance:  # a NaN is wrong, too
+                name = "bf16" if dtype == torch.bfloat16 else "TF32"
+                wrong.append(f"{form.what} in {name} is off by {error:.1e} of the largest value")
+    return wrong
+
+
+def relative_error(form: Form, device: torch.device | str, dtype: torch.dtype, conv: Conv) -> float:
+    """The largest error of the result and both gradients, channels last, relative to the largest value."""
+    generator = torch.Generator().manual_seed(0)
+    channels_last = torch.channels_last if len(form.sizes) == 2 else torch.channels_last_3d
+    given = [
+        torch.randn(shape, generator=generator).to(dtype).to(memory_format=channels_last)
+        for shape in ((2, 64, *form.sizes), (64, 64, *form.kernel))
+    ]
+    results = {}
+    for where, kind in ((device, dtype), ("cpu", torch.float64)):
+        x, weight = (tensor.to(where, kind).requires_grad_() for tensor in given)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True), torch.enable_grad():
+            y = (conv if kind == dtype else _REFERENCE[len(form.sizes)])(
+                x, weight, None, form.stride, form.padding
+            )
+            # The gradient of sum(y^2)/2 is y: as large as the result, and different everywhere.
+            gradients = torch.autograd.grad(y, (x, weight), y.detach().to(kind))
+        results[kind] = [tensor.detach().to("cpu", torch.float64) for tensor in (y, *gradients)]
+    pairs = zip(results[dtype], results[torch.float64], strict=True)
+    return max(((ours - right).abs().max() / right.abs().max()).item() for ours, right in pairs)
+
+
+_REFERENCE: dict[int, Conv] = {2: F.conv2d, 3: F.conv3d}
