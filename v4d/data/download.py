@@ -6,6 +6,7 @@ import urllib.parse
 from pathlib import Path
 
 from v4d.config import DatasetConfig
+from v4d.data import youtube
 from v4d.data.archives import check_archive
 from v4d.data.etag import digest
 from v4d.data.fetch import fetch
@@ -23,7 +24,7 @@ def bring_archive(dataset: DatasetConfig, split: str, part: str, patience: Patie
     """Bring one archive; the path it then has.
 
     Args:
-        part: `part_<i>`, or `replacements` for the replacements of a Kinetics split.
+        part: `part_<i>`; for Kinetics also `replacements`, and `youtube` for what no archive holds.
 
     Raises:
         V4DError: the source has no archives or no such part, the archive cannot be had or is another than
@@ -44,6 +45,8 @@ def bring_archive(dataset: DatasetConfig, split: str, part: str, patience: Patie
         if replaced is None:
             raise V4DError(f"{split} has no replacements, or dataset.kinetics.use_replacements is off")
         return replaced
+    if part == youtube.PART:
+        return youtube.bring_missing(dataset, split)
     _check_part(dataset, split, part)
     _check_list(dataset, split)
     bring_replacements(dataset, split, patience)

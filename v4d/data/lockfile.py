@@ -56,16 +56,17 @@ class LockFile:
                 f"to accept the new one"
             )
 
-    def record(self, name: str, entry: LockEntry) -> None:
-        """Write an entry, or hold a file against the one that is there.
+    def record(self, name: str, entry: LockEntry, *, replace: bool = False) -> None:
+        """Write an entry, or hold a file against the one that is there unless it may be replaced.
 
         Raises:
             V4DError: as `check`.
         """
         with exclusive(self.path):
-            self.check(name, entry.size, entry.sha256)
+            if not replace:
+                self.check(name, entry.size, entry.sha256)
             entries = self.entries()
-            if name not in entries:
+            if replace or name not in entries:
                 entries[name] = entry
                 write_json(self.path, {key: asdict(entries[key]) for key in sorted(entries)})
 

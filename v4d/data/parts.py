@@ -1,9 +1,13 @@
 """From a config to the clips of one part: which videos, from where."""
 
+import itertools
+from collections.abc import Iterator
+
 import pandas
 
 from v4d.config import ClipsConfig, DatasetConfig
-from v4d.data.clips import archive_videos, file_videos, make_clips
+from v4d.data import youtube
+from v4d.data.clips import SourceVideo, archive_videos, file_videos, make_clips
 from v4d.data.kinetics import replacements_path
 from v4d.data.replacements import Replacements
 from v4d.errors import V4DError
@@ -19,14 +23,16 @@ def make_part(
     """
     expected = _annotations(dataset, split)
     archive = dataset.root / "archives" / split / f"{part}.tar.gz"
-    replacements = None
+    max_bad_share = dataset.max_bad_share
     if dataset.source == "folder":
         expected = expected[expected["part"] == part]
         videos = file_videos(expected)
+    elif part == youtube.PART:
+        videos = itertools.chain(archive_videos(archive, expected), _gone(dataset, split))
+        max_bad_share = 1.0  # most of what no archive holds is gone from YouTube, too
     else:
         replaced = replacements_path(dataset, split)
-        replacements = Replacements(replaced) if replaced else None
-        videos = archive_videos(archive, expected, replacements)
+        videos = archive_videos(archive, expected, Replacements(replaced) if replaced else None)
     folder = dataset.root / "clips" / split
     return make_clips(
         videos,
@@ -37,8 +43,14 @@ def make_part(
         ledger=folder / f"{part}.parquet",
         settings=settings,
         threads=threads,
-        max_bad_share=dataset.max_bad_share,
+        max_bad_share=max_bad_share,
     )
+
+
+def _gone(dataset: DatasetConfig, split: str) -> Iterator[SourceVideo]:
+    """Rows for what YouTube does not have any more, with its reason."""
+    for video_id, reason in youtube.outcomes(dataset, split).items():
+        yield SourceVideo(video_id, None, status="missing", reason=f"in no archive; YouTube: {reason}")
 
 
 def _annotations(dataset: DatasetConfig, split: str) -> pandas.DataFrame:

@@ -1,0 +1,174 @@
+"""YouTube as a second source for what no archive holds: off by default, one video at a time, with waits.
+
+    data/<dataset>/archives/<split>/youtube/       the videos so far, and outcomes.csv
+    data/<dataset>/archives/<split>/youtube.tar.gz all of them, an archive like the others
+
+Only the annotated span of a video is fetched. A video that is gone for good is entered in outcomes.csv with
+YouTube's reason and not asked for again; a refusal (too many requests, "sign in") is no outcome, and a
+run of them ends the job with what has come kept. yt-dlp runs as a child, so that it cannot hang the job.
+"""
+
+import csv
+import gzip
+import importlib.util
+import re
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pandas
+
+from v4d.config import DatasetConfig
+from v4d.data.annotations import part_names
+from v4d.data.etag import digest
+from v4d.data.joblock import exclusive
+from v4d.data.lockfile import LockEntry, LockFile
+from v4d.errors import V4DError
+from v4d.ffmpeg import Finished, ffmpeg_binary, run_ffmpeg
+from v4d.files import atomic_path
+from v4d.progress import progress
+
+PART = "youtube"
+WAIT_SECONDS = 10.0
+"""Between two videos; after a refusal twice as long each time."""
+REFUSALS = 6
+"""In a row, after which the job gives up: about ten minutes of waiting."""
+DEADLINE_SECONDS = 300.0
+_REFUSED = re.compile(
+    r"HTTP Error 4(?:29|03)|Too Many Requests|rate.?limit|not a bot|Sign in to confirm you|"
+    r"HTTP Error 5\d\d|timed out|Connection|resolve|Network is unreachable|Temporary failure",
+    re.IGNORECASE,
+)
+
+
+def bring_missing(
+    dataset: DatasetConfig, split: str, *, wait: float = WAIT_SECONDS, deadline: float = DEADLINE_SECONDS
+) -> Path:
+    """Fetch what no part of a split holds and pack it; goes on where an earlier run ended.
+
+    Raises:
+        V4DError: yt-dlp is not installed, a part's clips are not made yet, or YouTube refuses.
+    """
+    if not dataset.kinetics.youtube:
+        raise V4DError("YouTube is off: dataset.kinetics.youtube is false")
+    if importlib.util.find_spec("yt_dlp") is None:
+        raise V4DError("dataset.kinetics.youtube needs yt-dlp: pip install 'v4d[youtube]'")
+    target = dataset.root / "archives" / split / f"{PART}.tar.gz"
+    folder = target.with_name(PART)
+    with exclusive(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = missing_videos(dataset, split)
+        known = outcomes(dataset, split)
+        todo = [
+            row for row in rows.itertuples() if row.video_id not in known and not _file(folder, row).exists()
+        ]
+        _fetch_all(todo, folder, dataset.kinetics.cookies, wait, deadline)
+        _pack(folder, target)
+        digests = digest(target)
+        lock = LockFile(dataset.root)
+        lock.record(f"{split}/{target.name}", LockEntry(digests.size, digests.sha256), replace=True)
+    return target
+
+
+def missing_videos(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
+    """The annotated rows of a split whose videos are in none of its archives.
+
+    Raises:
+        V4DError: the annotations, or the ledger of a part, are not there yet.
+    """
+    parts = [part for part in part_names(dataset, split) if part != PART]
+    paths = [dataset.root / "annotations" / f"{split}.parquet"]
+    paths += [dataset.root / "clips" / split / f"{part}.parquet" for part in parts]
+    tables = []
+    for path in paths:
+        if not path.exists():
+            raise V4DError(f"no such file: {path}; what is missing is known when all parts' clips are made")
+        tables.append(pandas.read_parquet(path))
+    annotated, ledgers = tables[0], pandas.concat(tables[1:])
+    found = ledgers.loc[ledgers["status"] != "missing", "video_id"]
+    return annotated[~annotated["video_id"].isin(found)]
+
+
+def outcomes(dataset: DatasetConfig, split: str) -> dict[str, str]:
+    """Videos that YouTube does not have any more, with its reason."""
+    path = dataset.root / "archives" / split / PART / "outcomes.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
+
+
+def _fetch_all(todo: list, folder: Path, cookies: str | None, wait: float, deadline: float) -> None:
+    refused, brought = 0, 0
+    pause = threading.Event()
+    for row in progress(todo, what="YouTube", unit="videos"):
+        while True:
+            finished = _fetch(row, folder, cookies, deadline)
+            words = _words(finished)
+            if finished.code == 0 and _file(folder, row).exists():
+                refused, brought = 0, brought + 1
+                break
+            if not (finished.timed_out or _REFUSED.search(words)):
+                _enter(folder, row.video_id, words)
+                refused = 0
+                break
+            refused += 1
+            if refused >= REFUSALS:
+                raise V4DError(
+                    f"YouTube refuses, {refused} times in a row ({words}); {brought} videos came and stay: "
+                    "run it again in some hours, or name a file with cookies (dataset.kinetics.cookies)"
+                )
+            print(f"{row.video_id}: {words}; waiting", file=sys.stderr, flush=True)
+            pause.wait(wait * 2**refused)
+        pause.wait(wait)
+
+
+def _fetch(row, folder: Path, cookies: str | None, deadline: float) -> Finished:
+    """Ask yt-dlp for one video's annotated span; a whole file appears or none."""
+    target = _file(folder, row)
+    unfinished = folder / f".unfinished-{row.video_id}.mp4"
+    unfinished.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "yt_dlp", "--quiet", "--no-warnings", "--no-playlist", "--no-part"]
+    command += ["--format", "bv*[height<=480][ext=mp4]/bv*[height<=480]/b", "--remux-video", "mp4"]
+    command += ["--download-sections", f"*{row.time_start:g}-{row.time_end:g}", "--force-keyframes-at-cuts"]
+    command += ["--ffmpeg-location", ffmpeg_binary(), "--socket-timeout", "30"]
+    command += ["--cookies", cookies] if cookies else []
+    command += ["--output", str(unfinished).replace("%", "%%")]
+    command += [f"https://www.youtube.com/watch?v={row.video_id}"]
+    finished = run_ffmpeg(command, timeout=deadline)  # any child, in truth
+    if finished.code == 0 and unfinished.exists():
+        unfinished.replace(target)
+    return finished
+
+
+def _words(finished: Finished) -> str:
+    """yt-dlp's own reason: its last line that begins with ERROR."""
+    if finished.timed_out:
+        return "no answer within the deadline"
+    errors = [line for line in finished.lines if line.startswith("ERROR")]
+    return (errors or [*finished.lines, f"yt-dlp ended with {finished.code}"])[-1][:300]
+
+
+def _enter(folder: Path, video_id: str, reason: str) -> None:
+    with (folder / "outcomes.csv").open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow([video_id, reason])
+
+
+def _file(folder: Path, row) -> Path:
+    return folder / f"{row.video_id}_{int(row.time_start):06d}_{int(row.time_end):06d}.mp4"
+
+
+def _pack(folder: Path, target: Path) -> None:
+    """Stored, not compressed: the videos are compressed already."""
+    with (
+        atomic_path(target) as temporary,
+        gzip.GzipFile(temporary, "wb", compresslevel=0, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w") as archive,
+    ):
+        for path in sorted(folder.glob("*.mp4")):
+            if not path.name.startswith("."):
+                info = tarfile.TarInfo(path.name)
+                info.size = path.stat().st_size
+                with path.open("rb") as file:
+                    archive.addfile(info, file)
