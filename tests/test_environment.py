@@ -1,0 +1,79 @@
+"""The lock files say what pyproject.toml asks for; docs and code name no machine of ours."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def lock_script():
+    spec = importlib.util.spec_from_file_location("lock", ROOT / "envs/lock.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def locked(lines: list[str]) -> dict[str, list[Requirement]]:
+    found: dict[str, list[Requirement]] = {}
+    for line in lines:
+        requirement = Requirement(line)
+        found.setdefault(re.sub(r"[-_.]+", "-", requirement.name).lower(), []).append(requirement)
+    return found
+
+
+def lines_of_lock() -> list[str]:
+    text = (ROOT / "envs/requirements.lock").read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def lines_of_conda() -> list[str]:
+    document = yaml.safe_load((ROOT / "envs/v4d.yaml").read_text())
+    return next(entry["pip"] for entry in document["dependencies"] if isinstance(entry, dict))
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "v4d.yaml"])
+def test_derived_files_belong_to_this_pyproject(name):
+    first = (ROOT / "envs" / name).read_text().splitlines()[0]
+    assert first.endswith(lock_script().requirements_digest()), "pyproject.toml has changed: run `make lock`"
+
+
+def test_every_dependency_is_pinned_to_a_version_it_admits():
+    pins = locked(lines_of_lock())
+    project = PYPROJECT["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["test"]
+    for text in asked + project["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        pinned = pins[re.sub(r"[-_.]+", "-", requirement.name).lower()]
+        for pin in pinned:
+            (version,) = [spec.version for spec in pin.specifier]
+            assert requirement.specifier.contains(version), (text, str(pin))
+
+
+def test_conda_has_the_same_versions():
+    lock, conda = locked(lines_of_lock()), locked(lines_of_conda())
+    assert set(conda) <= set(lock)
+    for name, pins in conda.items():
+        assert {str(p.specifier) for p in pins} <= {str(p.specifier) for p in lock[name]}, name
+    for text in PYPROJECT["project"]["dependencies"]:
+        assert re.sub(r"[-_.]+", "-", Requirement(text).name).lower() in conda
+
+
+def test_models_training_and_evaluation_need_no_workflow_tools():
+    """On a bare GPU image there is no Snakemake, MLflow, decord or ffmpeg."""
+    import subprocess
+    import sys
+
+    blocked = ["snakemake", "mlflow", "decord", "ffmpeg", "imageio_ffmpeg", "av"]
+    code = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+        "import v4d.models, v4d.evaluation, v4d.evaluation.stage, v4d.training.stage, v4d.training.worker\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
