@@ -1,13 +1,13 @@
-"""An exported program (`.pt2`) as a network that can be tested and asked.
+"""An exported program (`.pt2`) as a network that can be asked about videos.
 
-It shows nothing of its inside, so Algorithm 1 has to run all of it on every combination. What it does not say
-of itself (an extra file in JSON with `classes`, `architecture` and `info`, as `v4d export` adds it) is read
-off its graph: units, frames, the size of the frames and the number of classes.
+It shows nothing of its inside, so Algorithm 1 has to run all of it on every combination. `v4d export` adds
+classes, architecture and info to it; units, frames, the size of the frames and the number of classes are read
+off its graph.
 """
 
 import itertools
 import json
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from v4d.errors import V4DError
 from v4d.evaluation.inference import unit_sections, video_scores
 from v4d.models import VideoNet
+from v4d.models.exporting import DESCRIPTION
 
 
 class ExportedNetwork(nn.Module):
@@ -64,22 +65,12 @@ def read_exported(path: Path) -> tuple[ExportedNetwork, Mapping[str, Any]]:
     """
     if not path.is_file():
         raise V4DError(f"no such checkpoint: {path}")
+    extra = {DESCRIPTION: ""}
     try:
-        return ExportedNetwork(torch.export.load(path)), _description(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on how tensors were packed
+            network = ExportedNetwork(torch.export.load(path, extra_files=extra))
+        return network, json.loads(extra[DESCRIPTION] or "{}")
     except Exception as error:  # torch raises whatever its readers raise
         why = str(error).strip().split("\n")[0]
         raise V4DError(f"{path} is no exported network of ours: {why}") from error
-
-
-def _description(path: Path) -> Mapping[str, Any]:
-    """The first of the archive's extra files that names the classes."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if "/extra/" in f"/{name}":
-                try:
-                    content = json.loads(archive.read(name))
-                except ValueError:
-                    continue
-                if isinstance(content, dict) and "classes" in content:
-                    return content
-    return {}
