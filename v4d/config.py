@@ -22,7 +22,7 @@ import yaml
 from v4d.errors import V4DError
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
-RESERVED = ("dataset", "benchmarks")
+RESERVED = ("dataset", "benchmarks", "plots")
 STAGE_OVERRIDES = ("arch", "preset", "units", "frames", "frame_stride", "blocks", "kernel", "dropout", "init")
 
 

@@ -53,9 +53,6 @@ class Tracker:
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         """A file that exists until the tracker is closed."""
 
-    def log_table(self, table: Any, name: str) -> None:
-        """A pandas DataFrame, shown as a table by the UI."""
-
     def log_dataset(self, info: dict[str, Any]) -> None:
         """The data set (the content of dataset.json) as an input of the run."""
 
@@ -145,9 +142,6 @@ class MlflowTracker(Tracker):
 
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         self._write([{"kind": "artifact", "path": str(path), "folder": folder}])
-
-    def log_table(self, table: Any, name: str) -> None:
-        self._write([{"kind": "table", "name": name, "table": table.to_dict(orient="split", index=False)}])
 
     def log_dataset(self, info: dict[str, Any]) -> None:
         self._write([{"kind": "dataset", "info": info}])
@@ -277,11 +271,6 @@ class Pusher:
         if kind == "artifact":
             if Path(entry["path"]).exists():
                 self._client.log_artifact(self.run_id, entry["path"], entry["folder"] or None)
-        elif kind == "table":
-            import pandas
-
-            table = pandas.DataFrame(entry["table"]["data"], columns=entry["table"]["columns"])
-            self._client.log_table(self.run_id, table, entry["name"])
         elif kind == "dataset":
             self._client.log_inputs(self.run_id, datasets=[_dataset_input(entry["info"])])
         elif kind == "model":
@@ -328,6 +317,7 @@ def mlflow_client(uri: str) -> Any:
     """A client that gives up on a silent server after seconds, not minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     # Forty lines about the tables of a fresh database, and hints about columns of a table of counts.

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import ffmpeg
 import numpy as np
 
 from v4d.config import DatasetConfig, SyntheticConfig
@@ -169,6 +168,8 @@ def _distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.n
 
 def encode(scene: Scene) -> bytes:
     """H.264 as it comes from a camera or a site: B-frames, a key frame every 250, and an audio track."""
+    import ffmpeg
+
     size = len(scene.background)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "video.mp4"

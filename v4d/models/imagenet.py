@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from v4d.errors import V4DError
@@ -54,6 +53,8 @@ def _download(arch: str) -> dict[str, Tensor]:
     depth = arch.split("_")[1].removesuffix("pp")
     if depth not in ("resnet18", "resnet50"):
         raise V4DError(f"there are no ImageNet weights for {arch}; train it from scratch")
+    import torchvision  # a second that only those who want these weights should wait
+
     weights = torchvision.models.get_model_weights(depth).IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=True, check_hash=True)

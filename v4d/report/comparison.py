@@ -100,7 +100,7 @@ def significance(folders: dict[str, Path]) -> pd.DataFrame:
             }
         rows.append(row)
     columns = ["first", "second", "same_videos", "top1_difference", "only_first", "only_second", "p_value"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"same_videos": bool})  # also without rows
 
 
 def write(comparison: Comparison, folder: Path) -> None:

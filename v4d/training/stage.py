@@ -217,6 +217,7 @@ class StageRun:
             "config_sha": configs.sha(self.config.document),
             "clips": self.config.document["clips"],
             "frames": self.config.document["frames"],
+            "testing": self.config.document["testing"],
             "git_sha": git_sha(),
             "mlflow_run_id": tracker.run_id,
             "seed": self.config.seed,
