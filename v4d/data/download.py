@@ -13,6 +13,7 @@ from v4d.data.fetch import fetch
 from v4d.data.joblock import exclusive
 from v4d.data.kinetics import archive_list_url, archive_url, replacements_path, replacements_url
 from v4d.data.lockfile import LockEntry, LockFile
+from v4d.data.measured import measured
 from v4d.data.remote import Broken, Patience, read_text
 from v4d.data.replacements import repack
 from v4d.errors import V4DError
@@ -50,7 +51,9 @@ def bring_archive(dataset: DatasetConfig, split: str, part: str, patience: Patie
     _check_part(dataset, split, part)
     _check_list(dataset, split)
     bring_replacements(dataset, split, patience)
-    _bring(dataset, archive_url(dataset.kinetics, split, part), path, patience)
+    with measured(dataset.root, "archives", split, part) as cost:
+        _bring(dataset, archive_url(dataset.kinetics, split, part), path, patience)
+        cost.bytes = path.stat().st_size
     return path
 
 

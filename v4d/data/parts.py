@@ -9,6 +9,7 @@ from v4d.config import ClipsConfig, DatasetConfig
 from v4d.data import youtube
 from v4d.data.clips import SourceVideo, archive_videos, file_videos, make_clips
 from v4d.data.kinetics import replacements_path
+from v4d.data.measured import measured
 from v4d.data.replacements import Replacements
 from v4d.errors import V4DError
 
@@ -34,17 +35,20 @@ def make_part(
         replaced = replacements_path(dataset, split)
         videos = archive_videos(archive, expected, Replacements(replaced) if replaced else None)
     folder = dataset.root / "clips" / split
-    return make_clips(
-        videos,
-        expected,
-        split=split,
-        part=part,
-        tar=folder / f"{part}.tar",
-        ledger=folder / f"{part}.parquet",
-        settings=settings,
-        threads=threads,
-        max_bad_share=max_bad_share,
-    )
+    with measured(dataset.root, "clips", split, part) as cost:
+        table = make_clips(
+            videos,
+            expected,
+            split=split,
+            part=part,
+            tar=folder / f"{part}.tar",
+            ledger=folder / f"{part}.parquet",
+            settings=settings,
+            threads=threads,
+            max_bad_share=max_bad_share,
+        )
+        cost.videos, cost.bytes = len(table), int(table["bytes"].sum())
+    return table
 
 
 def _gone(dataset: DatasetConfig, split: str) -> Iterator[SourceVideo]:
