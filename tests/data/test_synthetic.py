@@ -5,6 +5,7 @@ import tarfile
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from v4d import config as configs
 from v4d.config import DatasetConfig
@@ -42,7 +43,7 @@ def test_files_are_as_from_a_site(tmp_path):
         assert container.streams.video[0].codec_context.name == "h264"
         frames = list(container.decode(video=0))
     assert len(frames) == scene.num_frames and 2 <= scene.num_frames / scene.fps <= 6
-    kinds = [frame.pict_type.name for frame in frames]
+    kinds = [PictureType(frame.pict_type).name for frame in frames]
     assert kinds.count("I") == 1 and kinds.count("B") > 10
 
 

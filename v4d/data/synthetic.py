@@ -62,8 +62,9 @@ def make_archive(dataset: DatasetConfig, split: str, part: str, path: Path) -> N
     with (
         atomic_path(path) as temporary,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        # mtime 0 here and in the members: the same seed gives the same bytes
-        gzip.GzipFile(temporary, "wb", compresslevel=1, mtime=0) as compressed,
+        temporary.open("wb") as file,
+        # No name and no time in gzip's header, nor in the members': the same seed gives the same bytes.
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed,
         tarfile.open(fileobj=compressed, mode="w") as archive,
     ):
         videos = pool.map(render, members)
