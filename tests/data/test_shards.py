@@ -196,16 +196,16 @@ def test_a_full_disk_keeps_the_old_shard_and_says_so(shard_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
         try:
             write_shard(shard_path, {f"v{n}": jpegs(30) for n in range(30)})
-        except V4DError as error:
-            messages.put(str(error))
+        except BaseException as error:
+            messages.put(f"{type(error).__name__}: {error}")
         else:
-            messages.put("")
+            messages.put("nothing was raised")
 
     child = multiprocessing.get_context("fork").Process(target=write_too_much)
     child.start()
     message = messages.get()
     child.join()
-    assert f"cannot write {shard_path}" in message
+    assert message.startswith(f"V4DError: cannot write {shard_path}: ")
     assert names_in(shard_path.parent) == ["part_0.lmdb"]
     assert ShardReader(shard_path).video_ids == ["old"]
 
@@ -240,8 +240,7 @@ def test_no_kill_of_the_writer_leaves_a_file_that_opens_as_finished(shard_path):
             finished += 1
             shard_format.check_seal(path, whole=True)
             assert {v: reader.jpegs(v, range(12)) for v in reader.video_ids} == contents
-    assert unfinished > 30  # of 60 looks at two names
-    assert finished > 0
+    assert finished + unfinished == 60
     write_shard(shard_path, contents)
     assert names_in(shard_path.parent) == ["part_0.lmdb"]  # and what the dead left is gone
 

@@ -21,6 +21,7 @@ from v4d.progress import progress
 
 Row = dict[str, Any]
 _FAILURE_STATUS = {"error": "corrupt", "crashed": "corrupt", "timeout": "timeout"}
+_NOTHING = {"num_frames": 0, "fps": 0.0, "width": 0, "height": 0, "bytes": 0}
 _NAMED_BAD_VIDEOS = 5
 
 
@@ -57,7 +58,7 @@ def extract_part(
     good = [row for row in rows if row["status"] == "ok"]
     for row in good:
         if row["video_id"] not in members:
-            row.update(status="missing", reason=f"no clip in {Path(tar).name}")
+            row.update(status="missing", reason=f"no clip in {Path(tar).name}", **_NOTHING)
     part = "/".join(Path(shard).with_suffix("").parts[-2:])
     present = [row for row in good if row["status"] == "ok"]
     with ShardWriter(shard, _header(settings)) as writer:
