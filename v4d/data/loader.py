@@ -174,7 +174,7 @@ class Loader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 raise _explained(error) from error
             finally:
                 now = time.perf_counter()
@@ -228,11 +228,12 @@ def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
     return batch
 
 
-def _explained(error: RuntimeError) -> Exception:
-    """A worker that the kernel killed has left no message but its signal."""
-    if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
-        cause = str(error.__cause__ or error).splitlines()[0]
+def _explained(error: Exception) -> Exception:
+    """A worker that the kernel killed leaves no message but its signal, or a torn connection."""
+    torn = isinstance(error, (ConnectionError, EOFError))
+    if torn or "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+        what = type(error).__name__ if torn else str(error).partition(". ")[0]
         return V4DError(
-            f"a loader worker died ({cause}): out of memory, or a damaged shard; `v4d verify` checks"
+            f"a loader worker died ({what}): out of memory, or a damaged shard, which `v4d verify` finds"
         )
     return error
