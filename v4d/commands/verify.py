@@ -14,6 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     settings = config.load(args.config)
+    root = settings.dataset.root
+    if args.what == "archives" and settings.dataset.source != "kinetics":
+        print(f"{root}: none of its archives was downloaded, so there is nothing to hold them against")
+        return
     if args.what == "archives":
         from v4d.data.lockfile import verify_archives
 
@@ -22,8 +26,8 @@ def run(args: argparse.Namespace) -> None:
         from v4d.data.verify import verify_dataset
 
         problems = verify_dataset(settings, threads=max(1, args.threads))
-    for problem in problems or []:
+    for problem in problems:
         print(problem)
     if problems:
-        raise V4DError(f"{settings.dataset.root}: {args.what} are not as they should be: {problems[0]}")
-    print(f"{settings.dataset.root}: {args.what} are as they should be")
+        raise V4DError(f"{root}: {args.what} are not as they should be: {problems[0]}")
+    print(f"{root}: {args.what} are as they should be")

@@ -99,7 +99,10 @@ class ShardReader:
 
     def counts(self) -> dict[str, int]:
         """The closing record: `videos`, stored `frames`, `bytes` of JPEG."""
-        return fmt.unpack_end(self._open().get(fmt.END_KEY))
+        value = self._open().get(fmt.END_KEY)
+        if value is None:
+            raise V4DError(f"shard {self.path} is damaged: it has no closing record")
+        return fmt.unpack_end(value)
 
     def video(self, video_id: str) -> Video:
         """What the shard knows of a video; V4DError where it has none of that id."""
