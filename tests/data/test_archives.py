@@ -15,6 +15,12 @@ from v4d.errors import V4DError
 VIDEOS = {"-a_b": b"first" * 300, "c__d": b"second" * 2000, "e-f-": b"third" * 10}
 
 
+@pytest.fixture(autouse=True)
+def watchdog():
+    with mirror.watchdog(60):
+        yield
+
+
 def members_of(path: Path, wanted=lambda video_id, span: True) -> dict[str, bytes]:
     return {member.video_id: member.data for member in read_members(path, wanted)}
 
@@ -157,6 +163,14 @@ def test_a_plain_archive_cut_between_two_members_is_truncated(tmp_path):
         check_archive(tmp_path / "x.tar")
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(data[:2048]))  # whole by gzip's own checksum
     assert check_archive(tmp_path / "x.tar.gz") == 2
+
+
+def test_a_plain_archive_with_a_hole_is_damaged(tmp_path):
+    data = bytearray(tar_of(info("a.mp4"), info("b.mp4"), info("c.mp4")))
+    data[1024:2048] = bytes(1024)  # where b.mp4 was
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(ArchiveError, match="behind its end mark"):
+        check_archive(tmp_path / "x.tar")
 
 
 @settings(max_examples=200, deadline=None)

@@ -27,6 +27,12 @@ CLIPS = config.ClipsConfig(
 
 
 @pytest.fixture(autouse=True)
+def watchdog():
+    with mirror.watchdog(300):
+        yield
+
+
+@pytest.fixture(autouse=True)
 def at(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -229,6 +235,12 @@ def test_from_a_bad_server_to_ledgers_that_account_for_every_video(at, tmp_path_
     with mirror.Mirror(layout.root) as server:
         dataset = dataset_of(server.url, splits=["train", "val", "test"], class_count=4)
         write_annotations(dataset, dataset.root / "annotations")
+        truncated = layout.root / "400/val/part_2.tar.gz"
+        whole = truncated.read_bytes()
+        truncated.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(V4DError, match=r"part_2\.tar\.gz is a damaged or truncated archive"):
+            bring_archive(dataset, "val", "part_2", HASTE)
+        truncated.write_bytes(whole)
         for split, count in mirror.PARTS.items():
             for number in range(count):
                 part = f"part_{number}"
@@ -244,7 +256,8 @@ def test_from_a_bad_server_to_ledgers_that_account_for_every_video(at, tmp_path_
         assert dict(zip(rows["video_id"], rows["part"], strict=True)) == layout.archived[split]
     bad = found[found["status"] != "ok"].set_index("video_id")
     expected = {i: kind for i, kind in layout.broken.items() if kind != "one_frame"}
-    assert set(bad.index) == set(expected)
+    assert set(bad.index) == {*expected, layout.climbing}
+    assert bad["status"][layout.climbing] == "refused" and ".." in bad["reason"][layout.climbing]
     for video_id, kind in expected.items():
         status = "no_video_stream" if kind == "audio_only" else "corrupt"
         assert bad["status"][video_id] == status and bad["reason"][video_id]

@@ -21,6 +21,12 @@ CLIPS = config.ClipsConfig(
 )
 
 
+@pytest.fixture(autouse=True)
+def watchdog():
+    with mirror.watchdog(60):
+        yield
+
+
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """A validation split of one archive, clips made; two of its videos are in no archive."""

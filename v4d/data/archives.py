@@ -123,7 +123,7 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
             with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo) as archive:
                 archive.plain = stream is raw
                 yield archive
-                _drain(stream)
+                _read_to_end(stream, path)
     except FileNotFoundError as error:
         raise ArchiveError(f"no such archive: {path}") from error
     except _DAMAGE as error:
@@ -132,10 +132,14 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         raise ArchiveError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _drain(stream: BinaryIO) -> None:
-    """Read on to the end, where gzip has its checksum."""
-    while stream.read(_CHUNK):
-        pass
+def _read_to_end(stream: BinaryIO, path: Path) -> None:
+    """Read on behind the end mark: gzip has its checksum there, a plain tar zeros and nothing else.
+
+    A plain tar with a hole, where a header was and zeros are, would otherwise just look shorter.
+    """
+    while data := stream.read(_CHUNK):
+        if not isinstance(stream, gzip.GzipFile) and data.strip(b"\0"):
+            raise ArchiveError(f"{path} is a damaged or truncated archive: there is data behind its end mark")
 
 
 class _StrictInfo(tarfile.TarInfo):

@@ -122,6 +122,7 @@ def make_clips(
     settings: ClipsConfig,
     threads: int,
     max_bad_share: float,
+    total: int | None = None,
 ) -> pandas.DataFrame:
     """Transcode `videos` into `tar` and write `ledger`; both appear whole or not at all.
 
@@ -130,6 +131,7 @@ def make_clips(
             part and that do not come are entered as missing; rows without a part may be in any.
         threads: videos at a time, one ffmpeg each.
         max_bad_share: above this share of bad videos nothing is written.
+        total: about how many videos will come, for the time left; known where `part` is.
 
     Returns:
         The ledger.
@@ -152,7 +154,7 @@ def make_clips(
         )
         try:
             with tarfile.open(new_tar, "w", format=tarfile.USTAR_FORMAT) as archive:
-                total = len(due) or None
+                total = len(due) or total
                 for video, clip in progress(made, total=total, what=f"clips {split} {part}", unit="videos"):
                     rows.append(_row(annotations[video.video_id], part, clip, video.replaced))
                     if clip.status == "ok":

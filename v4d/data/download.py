@@ -71,7 +71,11 @@ def bring_replacements(dataset: DatasetConfig, split: str, patience: Patience = 
         if path.exists() and entry is not None and path.stat().st_size == entry.size:
             return path
         packed = path.with_suffix(".tgz")
-        _bring(dataset, replacements_url(dataset.kinetics), packed, patience)
+        try:
+            _bring(dataset, replacements_url(dataset.kinetics), packed, patience)
+        except V4DError as error:
+            hint = "dataset.kinetics.use_replacements: false does without replacements"
+            raise V4DError(f"{error}; {hint}") from error
         repack(packed, path)
         digests = digest(path)
         lock.record(name, LockEntry(digests.size, digests.sha256, "", replacements_url(dataset.kinetics)))

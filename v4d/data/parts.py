@@ -7,6 +7,7 @@ import pandas
 
 from v4d.config import ClipsConfig, DatasetConfig
 from v4d.data import youtube
+from v4d.data.annotations import part_names
 from v4d.data.clips import SourceVideo, archive_videos, file_videos, make_clips
 from v4d.data.kinetics import replacements_path
 from v4d.data.measured import measured
@@ -24,6 +25,7 @@ def make_part(
     """
     expected = _annotations(dataset, split)
     archive = dataset.root / "archives" / split / f"{part}.tar.gz"
+    total = max(1, round(len(expected) / len(part_names(dataset, split))))  # no list says what is in which
     max_bad_share = dataset.max_bad_share
     if dataset.source == "folder":
         expected = expected[expected["part"] == part]
@@ -46,6 +48,7 @@ def make_part(
             settings=settings,
             threads=threads,
             max_bad_share=max_bad_share,
+            total=total,
         )
         cost.videos, cost.bytes = len(table), int(table["bytes"].sum())
     return table

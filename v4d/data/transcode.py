@@ -31,7 +31,7 @@ _NO_VIDEO = re.compile(r"matches no streams|does not contain any stream", re.IGN
 
 @dataclass(frozen=True)
 class Clip:
-    """What became of one video; the ledger's columns of the same names."""
+    """What became of one video; the ledger's columns of the same names. Without a clip all numbers are 0."""
 
     status: str
     reason: str = ""
@@ -102,8 +102,8 @@ def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
         "sc_threshold": 0,
         "threads": 1,
     }
-    # passthrough and the source's time base: frames are neither doubled, dropped nor moved
-    timing = {"fps_mode": "passthrough", "enc_time_base": "demux" if settings.fps is None else "filter"}
+    # passthrough, and a time base that is fine enough: frames are neither doubled, dropped nor moved
+    timing = {"fps_mode": "passthrough", "enc_time_base": "1:90000"}
     tags = {"colorspace": "smpte170m", "color_range": "tv", "map_metadata": -1, "map_chapters": -1}
     exact = {"fflags": "+bitexact", "flags": "+bitexact"}
     result = ffmpeg.output(video, target, format="mp4", **coding, **timing, **tags, **exact, an=None)
@@ -138,7 +138,7 @@ def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
         return _failed("corrupt", finished, f"the clip cannot be read back: {error}: ")
     if frames < settings.min_frames or frames == 0:
         reason = f"{frames} frames, fewer than {settings.min_frames}"
-        return _failed("too_short", finished, reason + (": " if warning else ""), num_frames=frames)
+        return _failed("too_short", finished, reason + (": " if warning else ""))
     source_width, source_height = _source_size(finished)
     return Clip(
         status="ok",
@@ -179,11 +179,11 @@ def _read_back(output: int) -> tuple[int, float, int, int]:
         return frames, float((stream.duration or 0) * stream.time_base), codec.width, codec.height
 
 
-def _failed(status: str, finished: Finished, prefix: str = "", num_frames: int = 0) -> Clip:
+def _failed(status: str, finished: Finished, prefix: str = "") -> Clip:
     words = finished.last_words() if finished.complaints or finished.code else ""
     width, height = _source_size(finished)
     reason = (prefix + words).removesuffix(": ") or f"ffmpeg ended with {finished.code}"
-    return Clip(status, reason, num_frames=num_frames, source_width=width, source_height=height)
+    return Clip(status, reason, source_width=width, source_height=height)
 
 
 def _source_size(finished: Finished) -> tuple[int, int]:

@@ -1,0 +1,156 @@
+"""Cores, memory, disk and GPUs."""
+
+import fcntl
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from v4d.doctor.finding import FAIL, GB, OK, WARN, Finding
+
+if TYPE_CHECKING:
+    from v4d.config import Config
+
+CUDNN_WRONG = range(90_800, 91_500)
+"""9.8 to 9.14: half-precision 3D convolutions wrong or disabled (PyTorch issues 166122, 163539)."""
+
+
+def check_cores() -> Finding:
+    """Cores that this process may use, by affinity and by the container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    if quota is not None and quota < cores - 0.5:
+        advice = f"snakemake --cores {max(1, int(quota))}, since `all` would count {cores}"
+        return Finding(WARN, "cores", f"{cores}, of which the container gives {quota:g}", advice)
+    return Finding(OK, "cores", str(cores))
+
+
+def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
+    """Cores that the control group allows; None for no limit."""
+    try:
+        quota, period = path.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def check_memory() -> Iterator[Finding]:
+    """Main memory for a clips job, and shared memory for the loader's batches."""
+    try:
+        import psutil
+    except ImportError:
+        yield Finding(WARN, "memory", "unknown without psutil", "pip install psutil")
+        return
+    free = psutil.virtual_memory().available
+    found = f"{free / GB:.1f} GB available"
+    if free < 2 * GB:
+        yield Finding(WARN, "memory", found, "a job of two workers takes up to 1 GB; take fewer cores")
+    else:
+        yield Finding(OK, "memory", found)
+    shared = Path("/dev/shm")
+    if shared.exists():
+        size = shutil.disk_usage(shared).total
+        if size < GB:
+            advice = "the loader's batches pass through it: `docker run --shm-size=8g`"
+            yield Finding(WARN, "shared memory", f"/dev/shm has {size / GB:.2f} GB", advice)
+        else:
+            yield Finding(OK, "shared memory", f"/dev/shm has {size / GB:.1f} GB")
+
+
+def check_disk(folder: Path, needed: float | None) -> Finding:
+    """Room for what the config makes (bytes), or for the demo."""
+    free = shutil.disk_usage(existing(folder)).free
+    wanted = GB if needed is None else needed
+    found = f"{free / GB:,.1f} GB free at {existing(folder)}"
+    if free < wanted:
+        advice = f"{wanted / GB:,.1f} GB are needed; make data/ a link to a larger disk"
+        return Finding(FAIL, "disk", found, advice)
+    return Finding(OK, "disk", f"{found}, {wanted / GB:,.1f} GB needed")
+
+
+def needed_bytes(config: "Config") -> float:
+    """What the data set takes beyond what is there already (`v4d estimate`)."""
+    try:
+        from v4d.data.estimate import estimate
+    except ImportError:
+        return 0.0  # what is missing has been said
+
+    there = sum(path.stat().st_size for path in config.dataset.root.rglob("*") if path.is_file())
+    return max(0.0, float(estimate(config)["disk_gb"].sum()) * GB - there)
+
+
+def check_locks(folder: Path) -> Finding:
+    """Writing, and locks that hold between processes."""
+    try:
+        with tempfile.TemporaryFile(dir=existing(folder)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError as error:
+        return Finding(
+            FAIL, "folder", f"{existing(folder)}: {error.strerror}", "work in a folder that you own"
+        )
+    except OSError as error:
+        advice = "never run two workflows on this file system at once"
+        return Finding(WARN, "folder", f"{existing(folder)} has no file locks ({error.strerror})", advice)
+    return Finding(OK, "folder", f"{existing(folder)} can be written and locked")
+
+
+def check_gpus() -> Iterator[Finding]:
+    try:
+        torch = importlib.import_module("torch")
+    except Exception:
+        return  # said already
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi"):
+            advice = f"the driver is too old for CUDA {torch.version.cuda}, or torch is a CPU build"
+            yield Finding(FAIL, "gpu", "nvidia-smi is there, and torch sees no GPU", advice)
+        else:
+            yield Finding(WARN, "gpu", "none", "the demo trains on the CPU, Kinetics does not")
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found = f"{index}: {properties.name}, {properties.total_memory / GB:.0f} GB"
+        if properties.major < 8:
+            yield Finding(
+                WARN, "gpu", f"{found}, no bf16", "set training.precision and testing.precision: float32"
+            )
+        else:
+            yield Finding(OK, "gpu", found)
+    yield check_cudnn(torch.backends.cudnn.version())
+    yield from check_convolutions(torch)
+
+
+def check_cudnn(version: int | None) -> Finding:
+    """The version against those that are known to be wrong."""
+    if version is None:
+        return Finding(FAIL, "cudnn", "none", "install a CUDA build of torch")
+    text = f"{version // 10_000}.{version // 100 % 100}.{version % 100}"
+    if version in CUDNN_WRONG:
+        advice = "3D convolutions in half precision are wrong in 9.8 to 9.14: install 9.15 or later"
+        return Finding(WARN, "cudnn", text, advice)
+    return Finding(OK, "cudnn", text)
+
+
+def check_convolutions(torch) -> Iterator[Finding]:
+    """Not the version's reputation but this GPU's results, against float64."""
+    from v4d.models.parity import FORMS_2D, FORMS_3D, wrong_forms
+
+    for index in range(torch.cuda.device_count()):
+        wrong_2d = wrong_forms(FORMS_2D, f"cuda:{index}")
+        wrong_3d = wrong_forms(FORMS_3D, f"cuda:{index}")
+        if wrong_2d:
+            advice = "results are not to be trusted: install another cuDNN"
+            yield Finding(FAIL, "convolutions", f"{index}: {wrong_2d[0]}", advice)
+        elif wrong_3d:
+            advice = "sums of 2D convolutions will be used, which is slower: install another cuDNN"
+            yield Finding(WARN, "convolutions", f"{index}: {wrong_3d[0]}", advice)
+        else:
+            yield Finding(OK, "convolutions", f"{index}: as in float64, in bf16 and TF32")
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above that is there."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
