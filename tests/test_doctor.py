@@ -1,4 +1,5 @@
 import http.server
+import os
 import socket
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from v4d import cli, config
 from v4d.doctor import FAIL, OK, WARN, examine
 from v4d.doctor.hardware import check_cudnn, check_disk, check_gpus, check_locks, cpu_quota, needed_bytes
 from v4d.doctor.software import check_ffmpeg, check_packages, check_port, check_server
+from v4d.ffmpeg import ffmpeg_binary
 
 
 def stub(path: Path, version: str, encoders: str = "libx264", decoders: str = "h264 vp9 av1 hevc") -> str:
@@ -40,7 +42,7 @@ def test_every_line_has_a_state_and_where_it_is_not_ok_says_what_to_do():
     ("options", "state", "words"),
     [
         ({"version": "7.1-static"}, OK, "7.1-static"),
-        ({"version": "n9.0.2-17-g2a571b6068"}, OK, "libx264"),
+        ({"version": "n9.0.2-17-g2a571b6068"}, OK, "n9.0.2"),
         ({"version": "N-118000-gdeadbeef"}, OK, "N-118000"),  # a nightly build has no number
         ({"version": "4.4.2-0ubuntu0.22.04.1"}, FAIL, "too old"),
         ({"version": "5.0"}, FAIL, "too old"),
@@ -58,6 +60,21 @@ def test_an_ffmpeg_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("V4D_FFMPEG", str(tmp_path / "nothing"))
     [finding] = check_ffmpeg()
     assert finding.state == FAIL and "V4D_FFMPEG" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({"version": "4.4.2-0ubuntu0.22.04.1"}, False),
+        ({"version": "7.1", "encoders": "libopenh264"}, False),
+        ({"version": "6.1"}, True),
+    ],
+)
+def test_an_ffmpeg_on_path_that_will_not_do_is_passed_over(tmp_path, monkeypatch, options, taken):
+    monkeypatch.delenv("V4D_FFMPEG", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = stub(tmp_path / "ffmpeg", **options)
+    assert (ffmpeg_binary() == path) == taken
 
 
 def test_the_packages_here_are_those_that_are_needed():

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from v4d.errors import V4DError
 
+AT_LEAST = (5, 1)
+"""The oldest ffmpeg that will do: the first with `-fps_mode`."""
 LAST_WORDS = 300
 """Characters of a child's complaint that are kept."""
 # `[mov @ 0x55bd49]` and `/dev/fd/7` differ from run to run; a ledger must not.
@@ -41,39 +43,69 @@ class Finished:
 
 
 def ffmpeg_binary() -> str:
-    """Path of the ffmpeg to run: $V4D_FFMPEG, else the one on PATH, else imageio-ffmpeg's.
+    """Path of the ffmpeg to run: $V4D_FFMPEG, else the one on PATH if it will do, else imageio-ffmpeg's.
+
+    Distributions have ones that will not do: Ubuntu 22.04's is too old, Fedora's has no libx264.
 
     Raises:
-        V4DError: there is none, or $V4D_FFMPEG is no executable file.
+        V4DError: there is none, or the one that $V4D_FFMPEG names will not do.
     """
     named = os.environ.get("V4D_FFMPEG")
     if named:
         found = shutil.which(named)
         if found is None:
             raise V4DError(f"V4D_FFMPEG is {named!r}, which is no executable file")
+        if unfit(found):
+            raise V4DError(f"V4D_FFMPEG is {named!r}, which {unfit(found)}")
         return found
     found = shutil.which("ffmpeg")
-    if found:
+    if found and not unfit(found):
         return found
     try:
         import imageio_ffmpeg
 
         return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        raise V4DError("no ffmpeg: put one on PATH, or pip install imageio-ffmpeg") from error
+        what = f"{found} {unfit(found)}" if found else "no ffmpeg"
+        raise V4DError(f"{what}: put one on PATH, or pip install imageio-ffmpeg") from error
 
 
 @functools.cache
 def ffmpeg_version(binary: str) -> str:
     """The version a binary calls itself, e.g. `7.1`; part of what makes a clip reproducible."""
-    try:
-        text = subprocess.run(
-            [binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=True
-        ).stdout.decode("utf-8", "replace")
-    except (OSError, subprocess.SubprocessError) as error:
-        raise V4DError(f"{binary} does not run: {error}") from error
+    text = _say(binary, "-version")
     match = re.match(r"ffmpeg version (\S+)", text)
     return match.group(1) if match else text.partition("\n")[0]
+
+
+@functools.cache
+def codecs(binary: str, kind: str) -> frozenset[str]:
+    """Names of the `encoders` or `decoders` of a binary."""
+    words = [line.split() for line in _say(binary, f"-{kind}").splitlines()]
+    return frozenset(line[1] for line in words if len(line) > 1)
+
+
+def unfit(binary: str) -> str:
+    """Why a binary will not do, as the rest of a sentence, or ""."""
+    try:
+        version = ffmpeg_version(binary)
+        numbers = re.match(r"n?(\d+)\.(\d+)", version)  # a nightly build has none
+        if numbers and (int(numbers[1]), int(numbers[2])) < AT_LEAST:
+            return f"is {version}, too old; {AT_LEAST[0]}.{AT_LEAST[1]} is needed"
+        return "" if "libx264" in codecs(binary, "encoders") else "has no encoder libx264"
+    except V4DError:
+        return "does not run"
+
+
+def _say(binary: str, question: str) -> str:
+    try:
+        command = [binary, "-hide_banner", question]
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise V4DError(f"{binary} does not run: {error}") from error
+    return answer.stdout.decode("utf-8", "replace")
 
 
 def run_ffmpeg(

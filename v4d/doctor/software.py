@@ -3,19 +3,14 @@
 import importlib
 import importlib.metadata
 import platform
-import re
 import socket
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 from v4d.doctor.finding import FAIL, OK, WARN, Finding
 from v4d.errors import V4DError
-from v4d.ffmpeg import ffmpeg_binary, ffmpeg_version
-
-FFMPEG_AT_LEAST = (5, 1)
-"""The first with `-fps_mode`."""
+from v4d.ffmpeg import codecs, ffmpeg_binary, ffmpeg_version, unfit
 
 
 def check_python() -> Finding:
@@ -81,20 +76,15 @@ def check_ffmpeg() -> Iterator[Finding]:
     advice = "put ffmpeg 5.1 or later on PATH, or pip install imageio-ffmpeg, or set V4D_FFMPEG"
     try:
         binary = ffmpeg_binary()
-        version = ffmpeg_version(binary)
+        found = f"{ffmpeg_version(binary)} ({binary})"
+        decoders = codecs(binary, "decoders")
     except V4DError as error:
         yield Finding(FAIL, "ffmpeg", str(error), advice)
         return
-    numbers = re.match(r"n?(\d+)\.(\d+)", version)
-    if numbers and (int(numbers[1]), int(numbers[2])) < FFMPEG_AT_LEAST:
-        yield Finding(FAIL, "ffmpeg", f"{version} ({binary}) is too old", advice)
-        return
-    encoders, decoders = _codecs(binary, "encoders"), _codecs(binary, "decoders")
-    if "libx264" not in encoders:
-        yield Finding(FAIL, "ffmpeg", f"{version} ({binary}) has no encoder libx264", advice)
+    if unfit(binary):
+        yield Finding(FAIL, "ffmpeg", f"{found} {unfit(binary)}", advice)
         return
     absent = [name for name in ("h264", "vp9", "av1", "hevc") if name not in decoders | _aliases(decoders)]
-    found = f"{version} ({binary}), libx264"
     if absent:
         yield Finding(
             WARN, "ffmpeg", f"{found}; no decoder for {', '.join(absent)}", "such videos will be corrupt"
@@ -127,18 +117,7 @@ def check_port(port: int) -> Finding:
     return Finding(OK, "mlflow", f"port {port} is free for `mlflow ui`")
 
 
-def _codecs(binary: str, kind: str) -> set[str]:
-    """Names that `ffmpeg -encoders` or `-decoders` lists."""
-    try:
-        text = subprocess.run(
-            [binary, "-hide_banner", f"-{kind}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30
-        ).stdout.decode("utf-8", "replace")
-    except (OSError, subprocess.SubprocessError):
-        return set()
-    return {words[1] for words in map(str.split, text.splitlines()) if len(words) > 1}
-
-
-def _aliases(decoders: set[str]) -> set[str]:
+def _aliases(decoders: frozenset[str]) -> set[str]:
     """Codecs that another library decodes: libdav1d is a decoder of av1."""
     others = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9"}
     return {codec for decoder, codec in others.items() if decoder in decoders}
