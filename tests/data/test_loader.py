@@ -385,3 +385,53 @@ def test_steps_are_a_multiple_of_accumulate(shard_records):
     batches = train_loader(shard_records, **TRAIN, accumulate=3)
     assert len(batches) == math.ceil(15 / 12) * 3 == len(epoch_of(batches))
     assert batches.batch_size == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_decoded_by_the_device_are_those_decoded_by_the_host(shard_records, workers):
+    """Here the device is the CPU: its JPEG decoder is the same library, so that all else shows."""
+    check_device_decoding(shard_records, workers, "cpu", levels=0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_decodes_jpegs(shard_records):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    check_device_decoding(shard_records, 1, "cuda", levels=24)
+
+
+def check_device_decoding(records: list[VideoRecord], workers: int, device: str, levels: int) -> None:
+    for build, options in ((train_loader, TRAIN), (eval_loader, EVAL | {"crops": 3}), (eval_loader, EVAL)):
+        hosts = list(build(records, **options))
+        devices = list(build(records, **options, workers=workers, decode_on="device").on_device(device))
+        assert len(hosts) == len(devices)
+        for host, found in zip(hosts, devices, strict=True):
+            assert (found.video_id, found.frames.shape) == (host.video_id, host.frames.shape)
+            assert found.frames.device.type == device
+            assert torch.equal(found.weight.cpu(), host.weight)
+            difference = (found.frames.cpu().int() - host.frames.int()).abs()
+            assert difference.max() <= levels
+            assert difference.float().mean() <= 1
+
+
+def test_a_bad_frame_under_device_decoding(shard_with_a_bad_video):
+    with pytest.raises(V4DError, match="video bad: "):
+        list(train_loader(shard_with_a_bad_video, **TRAIN, decode_on="device").on_device("cpu"))
+    skipping = train_loader(shard_with_a_bad_video, **TRAIN, decode_on="device", bad_frames="skip_video")
+    (batch,) = skipping.on_device("cpu")
+    (host,) = train_loader(shard_with_a_bad_video, **TRAIN, bad_frames="skip_video")
+    assert torch.equal(batch.frames, host.frames)
+    assert torch.equal(batch.weight, host.weight)
+    (line,) = batch.skipped
+    assert "video bad" in line
+
+
+def test_resizing_in_floats_is_resizing_in_bytes_to_a_level():
+    frames = torch.randint(0, 256, (2, 3, 60, 80), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
+    for size in ([40, 40], [90, 90]):
+        out = torch.empty((2, *size, 3), dtype=torch.uint8)
+        augment._resize(frames.permute(0, 2, 3, 1), out)
+        floats = augment._resized_in_floats(frames, size).permute(0, 2, 3, 1)
+        assert (floats - out).abs().max() <= 1.01

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from v4d.config import CropConfig
 from v4d.data import color
@@ -155,12 +156,12 @@ def apply(
     """Crop, flip, resize and colour every frame alike.
 
     Args:
-        frames_FHWC: uint8 `[F, H, W, 3]`.
+        frames_FHWC: uint8 `[F, H, W, 3]`, on any device.
         out_FHWC: where the result goes, uint8 `[F, size, size, 3]`; None makes room for it.
     """
     box, size = augmentation.box, augmentation.size
     if out_FHWC is None:
-        out_FHWC = torch.empty((len(frames_FHWC), size, size, 3), dtype=torch.uint8)
+        out_FHWC = frames_FHWC.new_empty((len(frames_FHWC), size, size, 3))
     frames = frames_FHWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if augmentation.flip:
         frames = frames.flip(2)  # ahead of the resize, which needs the crop copied together in any case
@@ -176,13 +177,17 @@ def apply(
 def _resize(frames_FHWC: torch.Tensor, out_FHWC: torch.Tensor) -> None:
     """`F.interpolate(mode="bilinear", antialias=True)` straight into `out`, which saves a copy of it.
 
-    NHWC memory seen as NCHW is "channels last", for which torch's uint8 resize is vectorised.
+    NHWC memory seen as NCHW is "channels last", for which torch's uint8 resize is vectorised. CUDA has none
+    for uint8: there it is done in floats.
     """
-    torch.ops.aten._upsample_bilinear2d_aa.out(
-        frames_FHWC.permute(0, 3, 1, 2),
-        list(out_FHWC.shape[1:3]),
-        False,
-        None,
-        None,
-        out=out_FHWC.permute(0, 3, 1, 2),
-    )
+    frames, out = frames_FHWC.permute(0, 3, 1, 2), out_FHWC.permute(0, 3, 1, 2)
+    size = list(out.shape[2:])
+    if frames.device.type == "cpu":
+        torch.ops.aten._upsample_bilinear2d_aa.out(frames, size, False, None, None, out=out)
+    else:
+        out.copy_(_resized_in_floats(frames, size))
+
+
+def _resized_in_floats(frames_FCHW: torch.Tensor, size: list[int]) -> torch.Tensor:
+    resized = F.interpolate(frames_FCHW.float(), size, mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255)

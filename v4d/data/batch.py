@@ -19,7 +19,9 @@ class Batch:
     """Videos of one step of one rank."""
 
     frames: torch.Tensor
-    """uint8 `[N, U, T, H, W, 3]`, or `[N, V, U, T, H, W, 3]` with views."""
+    """uint8 `[N, U, T, H, W, 3]`, or `[N, V, U, T, H, W, 3]` with views.
+
+    Where the device decodes (`v4d.data.encoded`) it holds compressed frames until the batch is there."""
     class_index: torch.Tensor
     """int64 `[N]`."""
     video_id: list[str]
@@ -40,7 +42,11 @@ class Batch:
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str) -> "Batch":
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        if isinstance(self.frames, torch.Tensor):
+            return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        from v4d.data.encoded import decoded
+
+        return decoded(self, device)
 
     def _mapped(self, change) -> "Batch":
         tensors = {name: change(getattr(self, name)) for name in ("frames", "class_index", "weight")}

@@ -51,6 +51,7 @@ def train_loader(
     seed: int = 0,
     bad_frames: str = "raise",
     locality: int = 0,
+    decode_on: str = "host",
 ) -> "Loader":
     """Every video once an epoch in random order; batches `[N, U, T, H, W, 3]` of at most `batch_size` videos.
 
@@ -62,6 +63,8 @@ def train_loader(
         batch_size: videos of one rank in one step.
         bad_frames: `raise`, or `skip_video`: black frames of weight 0, and a line in `Batch.skipped`.
         locality: shards to shuffle over at a time; 0 for all.
+        decode_on: `host`, or `device`: batches hold JPEGs until `on_device` (or `Batch.to`) has the GPU
+            decode and crop them; see `v4d.data.encoded`.
 
     Raises:
         V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.
@@ -75,6 +78,7 @@ def train_loader(
         frames=frames,
         frame_stride=frame_stride,
         bad_frames=bad_frames,
+        decode_on=decode_on,
     )
     plan = TrainPlan(table.shard, batch_size, rank, world_size, accumulate, seed, locality)
     return Loader(samples, plan, workers)
@@ -96,6 +100,7 @@ def eval_loader(
     workers: int = 0,
     bad_frames: str = "raise",
     views_axis: bool = True,
+    decode_on: str = "host",
 ) -> "Loader":
     """Every video once over all ranks, in order and without padding: ranks may differ in steps.
 
@@ -124,6 +129,7 @@ def eval_loader(
         frames=frames,
         frame_stride=frame_stride,
         bad_frames=bad_frames,
+        decode_on=decode_on,
     )
     return Loader(samples, EvalPlan(len(table), batch_size, rank, world_size), workers)
 

@@ -12,6 +12,7 @@ from v4d.config import CropConfig
 from v4d.data import augment, sampling
 from v4d.data.augment import Augmentation
 from v4d.data.batch import Batch
+from v4d.data.encoded import EncodedFrames
 from v4d.data.sampler import Pick
 from v4d.data.shards import BadFrameError, ShardReader, Video
 from v4d.errors import V4DError
@@ -35,6 +36,10 @@ class Failure:
     """An error on its way out of a worker; exceptions do not all survive DataLoader's own way."""
 
     message: str
+
+
+Plan = tuple[np.ndarray, list[Augmentation]]
+"""A video's source frame numbers `[U, T]`, and what to do with them, a view each."""
 
 
 class VideoTable:
@@ -62,12 +67,25 @@ class VideoTable:
 class _Samples(Dataset):
     """Maps the picks of a batch to a `Batch`, or to a `Failure`."""
 
-    def __init__(self, videos: VideoTable, units: int, frames: int, frame_stride: int, bad_frames: str):
+    views_axis = False
+    """Whether batches keep the axis of views."""
+
+    def __init__(
+        self,
+        videos: VideoTable,
+        units: int,
+        frames: int,
+        frame_stride: int,
+        bad_frames: str,
+        decode_on: str = "host",
+    ):
         if bad_frames not in ("raise", "skip_video"):
             raise ValueError(f"bad_frames is raise or skip_video, not {bad_frames!r}")
+        if decode_on not in ("host", "device"):
+            raise ValueError(f"decode_on is host or device, not {decode_on!r}")
         self.videos = videos
         self.units, self.frames, self.frame_stride = units, frames, frame_stride
-        self.bad_frames = bad_frames
+        self.bad_frames, self.decode_on = bad_frames, decode_on
         self._readers: dict[str, ShardReader] = {}
 
     def __len__(self) -> int:
@@ -82,41 +100,65 @@ class _Samples(Dataset):
     def _batch(self, picks: list[Pick]) -> Batch:
         records = [self.videos[pick.index] for pick in picks]
         plans = [self._plan(pick, record) for pick, record in zip(picks, records, strict=True)]
-        frames = self._empty([augmentations for _, augmentations in plans])
+        _check_sizes([views for _, views in plans])
+        build = self._decoded if self.decode_on == "host" else self._encoded
+        frames, bad = build(records, plans)
         weight = torch.tensor([0.0 if pick.filler else 1.0 for pick in picks])
-        skipped = []
-        for place, (record, (indices, augmentations)) in enumerate(zip(records, plans, strict=True)):
-            try:
-                self._fill(frames[place], record, indices, augmentations)
-            except BadFrameError as error:
-                if self.bad_frames == "raise":
-                    raise
-                frames[place].zero_()
-                weight[place] = 0
-                skipped.append(str(error))
+        weight[list(bad)] = 0
         return Batch(
-            frames=self._shaped(frames),
+            frames=frames,
             class_index=torch.tensor([record.class_index for record in records]),
             video_id=["" if p.filler else r.video_id for p, r in zip(picks, records, strict=True)],
             weight=weight,
-            skipped=skipped,
+            skipped=list(bad.values()),
         )
 
-    def _plan(self, pick: Pick, record: VideoRecord) -> tuple[np.ndarray, list[Augmentation]]:
-        """Source frame numbers `[U, T]` and what to do with them, a view each."""
-        raise NotImplementedError
+    def _decoded(self, records: list[VideoRecord], plans: list[Plan]) -> tuple[torch.Tensor, dict[int, str]]:
+        """uint8 `[N, (V,) U, T, H, W, 3]`, and what is wrong with a video by its place in the batch."""
+        frames = self._empty([views for _, views in plans])
+        bad: dict[int, str] = {}
+        for place, (record, (indices, views)) in enumerate(zip(records, plans, strict=True)):
+            try:
+                self._fill(frames[place], record, indices, views)
+            except BadFrameError as error:
+                bad[place] = self._dropped(error)
+                frames[place].zero_()
+        return frames if self.views_axis else frames[:, 0], bad
 
-    def _shaped(self, frames: torch.Tensor) -> torch.Tensor:
-        """The batch's `[N, V, U, T, H, W, 3]` as it is handed out."""
+    def _encoded(self, records: list[VideoRecord], plans: list[Plan]) -> tuple[EncodedFrames, dict[int, str]]:
+        """The same, undecoded."""
+        jpegs: list[list[bytes]] = []
+        bad: dict[int, str] = {}
+        for place, (record, (indices, _)) in enumerate(zip(records, plans, strict=True)):
+            try:
+                jpegs.append(self._reader(record).jpegs(record.video_id, indices.reshape(-1)))
+            except BadFrameError as error:
+                bad[place] = self._dropped(error)
+                jpegs.append([])
+        data = np.frombuffer(bytearray().join(jpeg for video in jpegs for jpeg in video), dtype=np.uint8)
+        frames = EncodedFrames(
+            data=torch.from_numpy(data),
+            lengths=[list(map(len, video)) for video in jpegs],
+            views=[views for _, views in plans],
+            grid=(self.units, self.frames),
+            views_axis=self.views_axis,
+            names=[record.video_id for record in records],
+            skip_bad=self.bad_frames == "skip_video",
+        )
+        return frames, bad
+
+    def _dropped(self, error: BadFrameError) -> str:
+        """The line for `Batch.skipped`; where nothing may be skipped, the error goes on."""
+        if self.bad_frames == "raise":
+            raise error
+        return str(error)
+
+    def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         raise NotImplementedError
 
     def _empty(self, views: list[list[Augmentation]]) -> torch.Tensor:
         """Room for the batch, in shared memory in a worker: filled in place, it is not copied once more."""
-        sizes = {augmentation.size for augmentations in views for augmentation in augmentations}
-        if len(sizes) > 1:
-            raise V4DError(f"frames of one batch have short sides of {sorted(sizes)}: set testing.crop_size")
-        size = sizes.pop()
-        crops = max(map(len, views))
+        size, crops = views[0][0].size, max(map(len, views))
         shape = (len(views), crops, self.units, self.frames, size, size, 3)
         if torch.utils.data.get_worker_info():
             return torch.empty(shape, dtype=torch.uint8).share_memory_()
@@ -154,6 +196,12 @@ class _Samples(Dataset):
         return self.__dict__ | {"_readers": {}}
 
 
+def _check_sizes(plans: list[list[Augmentation]]) -> None:
+    sizes = {augmentation.size for views in plans for augmentation in views}
+    if len(sizes) > 1:
+        raise V4DError(f"frames of one batch have short sides of {sorted(sizes)}: set testing.crop_size")
+
+
 class TrainSamples(_Samples):
     """Random units and augmentation, drawn from (seed, epoch, video id) and nothing else."""
 
@@ -161,16 +209,13 @@ class TrainSamples(_Samples):
         super().__init__(videos, **shape)
         self.crop, self.seed = crop, seed
 
-    def _plan(self, pick: Pick, record: VideoRecord) -> tuple[np.ndarray, list[Augmentation]]:
+    def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         generator = np.random.default_rng([self.seed, pick.epoch, *record.video_id.encode()])
         video = self._video(record)
         indices = sampling.train_indices(
             video.num_frames, self.units, self.frames, self.frame_stride, generator
         )
         return indices, [augment.pick(self.crop, video.height, video.width, generator)]
-
-    def _shaped(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames[:, 0]
 
 
 class EvalSamples(_Samples):
@@ -191,7 +236,7 @@ class EvalSamples(_Samples):
         self.crop_size, self.crops, self.short_side = crop_size, crops, short_side
         self.centred, self.views_axis = centred, views_axis
 
-    def _plan(self, pick: Pick, record: VideoRecord) -> tuple[np.ndarray, list[Augmentation]]:
+    def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         video = self._video(record)
         indices = sampling.eval_indices(
             video.num_frames, self.units, self.frames, self.frame_stride, centred=self.centred
@@ -199,6 +244,3 @@ class EvalSamples(_Samples):
         boxes = augment.spread_crops(video.height, video.width, self.crop_size, self.crops, self.short_side)
         size = self.crop_size or self.short_side or min(video.height, video.width)
         return indices, [Augmentation(box, size) for box in boxes]
-
-    def _shaped(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames if self.views_axis else frames[:, 0]
