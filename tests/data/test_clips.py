@@ -15,6 +15,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from v4d import cli
 from v4d.config import ClipsConfig
 from v4d.data.archives import ArchiveError
 from v4d.data.clips import LEDGER_COLUMNS, SourceVideo, archive_videos, file_videos, make_clips
@@ -278,6 +279,31 @@ def test_a_clip_shorter_than_annotated_is_noted(tmp_path):
     ledger = make(tmp_path, [SourceVideo(i, broken_videos.sound()) for i in ("whole", "half")], expected)
     assert list(ledger["status"]) == ["ok", "ok"]
     assert ledger["warning"][0] == "" and "1.0 s of 2.0 s annotated" in ledger["warning"][1]
+
+
+def test_the_command_makes_the_clips_of_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number in range(5):
+        video = b"" if number == 4 else mirror.short_clip(number)
+        mirror.write(tmp_path / f"videos/train/{'ab'[number % 2]}/clip {number}.mp4", video)
+    Path("c.yaml").write_text(
+        "name: f\ndataset: {name: f, source: folder, splits: [train], part_size: 3, max_bad_share: 0.9}\n"
+        "clips: {size: 32x24}\n"
+    )
+    assert cli.main(["annotations", "--config", "c.yaml"]) == 0
+    annotated = pandas.read_parquet("data/f/annotations/train.parquet").set_index("video_id")
+    gone = next(i for i, row in annotated.iterrows() if Path(row["path"]).name == "clip 2.mp4")
+    Path(annotated["path"][gone]).unlink()
+    ledgers = []
+    for part in ("part_0", "part_1"):
+        arguments = ["--config", "c.yaml", "--split", "train", "--part", part, "--threads", "2"]
+        assert cli.main(["clips", *arguments]) == 0
+        ledgers.append(pandas.read_parquet(f"data/f/clips/train/{part}.parquet"))
+        assert set(ledgers[-1]["video_id"]) == set(annotated.index[annotated["part"] == part])
+    status = pandas.concat(ledgers).set_index("video_id")["status"]
+    assert status[gone] == "missing" and sorted(status) == ["corrupt", "missing", "ok", "ok", "ok"]
+    assert cli.main(["clips", "--config", "c.yaml", "--split", "train", "--part", "part_2"]) == 1
+    assert "no part 'part_2'; train has part_0 to part_1" in capsys.readouterr().err
 
 
 # From archives

@@ -24,6 +24,7 @@ def make_part(
         V4DError: the annotations or the archive are not there, or as `make_clips`.
     """
     expected = _annotations(dataset, split)
+    _check_part(dataset, split, part, set(expected["part"]))
     archive = dataset.root / "archives" / split / f"{part}.tar.gz"
     total = max(1, round(len(expected) / len(part_names(dataset, split))))  # no list says what is in which
     max_bad_share = dataset.max_bad_share
@@ -54,6 +55,14 @@ def make_part(
     return table
 
 
+def _check_part(dataset: DatasetConfig, split: str, part: str, annotated: set[str]) -> None:
+    """A part is one that the config has, or that was annotated before files of a folder went away."""
+    names = part_names(dataset, split)
+    extra = {youtube.PART} if dataset.source == "kinetics" else set()
+    if part not in annotated.union(names, extra) or not part:
+        raise V4DError(f"no part {part!r}; {split} has {names[0]} to {names[-1]}")
+
+
 def _gone(dataset: DatasetConfig, split: str) -> Iterator[SourceVideo]:
     """Rows for what YouTube does not have any more, with its reason."""
     for video_id, reason in youtube.outcomes(dataset, split).items():
@@ -61,6 +70,8 @@ def _gone(dataset: DatasetConfig, split: str) -> Iterator[SourceVideo]:
 
 
 def _annotations(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
+    if split not in dataset.splits:
+        raise V4DError(f"no split {split!r}; dataset.splits has {', '.join(dataset.splits)}")
     path = dataset.root / "annotations" / f"{split}.parquet"
     if not path.exists():
         raise V4DError(f"no such file: {path}; run `v4d annotations` first")

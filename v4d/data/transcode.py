@@ -72,14 +72,15 @@ def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
     """ffmpeg's arguments for one clip.
 
     One thread each for decoder and encoder: the pool is what keeps the cores busy, and x264 writes other
-    bytes with another number of threads. `-timelimit` ends an ffmpeg whose parent was killed.
+    bytes with another number of threads. `-timelimit` (CPU time, over all of ffmpeg's threads) ends one
+    whose parent was killed.
 
     Raises:
         V4DError: the size is odd, which yuv420p cannot hold.
     """
     import ffmpeg
 
-    limit = str(int(settings.timeout) + 5)
+    limit = 4 * int(settings.timeout) + 4
     binary = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
     options = {"timelimit": limit, "filter_complex_threads": 1, "threads": 1}
     video = ffmpeg.input(source, **options, protocol_whitelist="file", format_whitelist=CONTAINERS)[
@@ -166,7 +167,7 @@ def _read_back(output: int) -> tuple[int, float, int, int]:
     import av
 
     frames, group = 0, []
-    with av.open(f"/proc/self/fd/{output}", format="mp4") as container:
+    with av.open(f"/dev/fd/{output}", format="mp4") as container:
         stream = container.streams.video[0]
         codec = stream.codec_context
         codec.thread_count = 1
