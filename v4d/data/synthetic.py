@@ -79,7 +79,7 @@ def draw_scene(settings: SyntheticConfig, video_id: str, class_index: int) -> Sc
     digest = hashlib.sha256(f"{settings.seed}/{video_id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     size = settings.size
-    radius = size * rng.uniform(0.09, 0.16)
+    radius = size * rng.uniform(0.12, 0.19)
     path = _path(rng, CLASSES[class_index], size, radius, settings.rest_frames)
     background = _background(rng, size)
     return Scene(
@@ -90,7 +90,7 @@ def draw_scene(settings: SyntheticConfig, video_id: str, class_index: int) -> Sc
         radius=radius,
         color=_contrasting(rng, background.mean(axis=(0, 1))),
         background=background,
-        noise=rng.uniform(2, 10),
+        noise=rng.uniform(2, 8),
     )
 
 
@@ -103,9 +103,9 @@ def _path(rng: np.random.Generator, name: str, size: int, radius: float, rest: i
     at the end as often as in the middle.
     """
     there, back = (np.array(DIRECTIONS[word], float) for word in name.split("_then_"))
-    travel = size * rng.uniform(0.42, 0.62)
+    travel = size * rng.uniform(0.4, 0.58)
     lead, pause = (rest + int(n) for n in rng.integers(0, 7, 2))
-    going, returning = (int(n) for n in rng.integers(20, 33, 2))
+    going, returning = (int(n) for n in rng.integers(14, 23, 2))
     tail = int(rng.integers(9, 13))
     away = np.concatenate(
         [
@@ -125,7 +125,7 @@ def _path(rng: np.random.Generator, name: str, size: int, radius: float, rest: i
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """A smooth random texture: noise at three scales, tinted."""
     texture = np.zeros((size, size, 3))
-    for cells, strength in ((3, 40), (8, 25), (20, 15)):
+    for cells, strength in ((3, 30), (8, 20), (20, 12)):
         coarse = rng.uniform(-1, 1, (cells, cells, 3))
         at = np.linspace(0, cells - 1, size)
         low = np.minimum(at.astype(int), cells - 2)
@@ -133,14 +133,14 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
         rows = coarse[low] * (1 - part) + coarse[low + 1] * part
         part = (at - low)[None, :, None]
         texture += strength * (rows[:, low] * (1 - part) + rows[:, low + 1] * part)
-    return np.clip(texture + rng.uniform(60, 195, 3), 0, 255)
+    return np.clip(texture + rng.uniform(40, 110, 3), 0, 255)
 
 
 def _contrasting(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """A colour that differs from the background's mean in at least one channel by 90 levels."""
+    """A colour that is brighter than the background's mean, by 110 levels or more in one channel."""
     while True:
-        color = rng.uniform(0, 255, 3)
-        if np.abs(color - background).max() >= 90:
+        color = rng.uniform(80, 255, 3)
+        if (color - background).max() >= 110 and color.mean() > background.mean() + 50:
             return color
 
 
