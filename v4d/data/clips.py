@@ -82,17 +82,17 @@ def archive_videos(
     Raises:
         ArchiveError: see `v4d.data.archives.read_members`.
     """
-    columns = (expected["video_id"], expected["time_start"], expected["time_end"])
-    left = {video_id: (start, end) for video_id, start, end in zip(*columns, strict=True)}
+    spans = expected.set_index("video_id")[["time_start", "time_end"]]
+    seen: set[str] = set()
 
     def wanted(video_id: str, span: tuple[int, int] | None) -> bool:
-        annotated = left.get(video_id)
-        if annotated is None:
+        if video_id in seen or video_id not in spans.index:
             return False
+        annotated = tuple(spans.loc[video_id])
         return span is None or isnan(annotated[0]) or span == annotated
 
     for member in read_members(archive, wanted):
-        del left[member.video_id]  # the same name twice: the first one counts
+        seen.add(member.video_id)  # the same name twice: the first one counts
         better = replacements.get(member.video_id) if replacements is not None else None
         if better is not None:
             yield SourceVideo(member.video_id, better, replaced=True)
@@ -140,8 +140,8 @@ def make_clips(
         V4DError: too many bad videos, a damaged archive, a full disk, settings that ffmpeg cannot meet.
     """
     clip_command("", "", settings)  # a wrong setting or no ffmpeg is no fault of the videos
-    annotations = {row.video_id: row for row in expected.itertuples(index=False)}
-    due = {row.video_id for row in annotations.values() if row.part == part}
+    annotated = expected.set_index("video_id", drop=False)
+    due = set(expected.loc[expected["part"] == part, "video_id"])
     stop = threading.Event()
     with exclusive(tar, ledger), atomic_path(ledger) as new_ledger, atomic_path(tar) as new_tar:
         rows = []
@@ -156,7 +156,7 @@ def make_clips(
             with tarfile.open(new_tar, "w", format=tarfile.USTAR_FORMAT) as archive:
                 total = len(due) or total
                 for video, clip in progress(made, total=total, what=f"clips {split} {part}", unit="videos"):
-                    rows.append(_row(annotations[video.video_id], part, clip, video.replaced))
+                    rows.append(_row(annotated.loc[video.video_id], part, clip, video.replaced))
                     if clip.status == "ok":
                         _add(archive, f"{video.video_id}.mp4", clip.data)
                         _add(archive, f"{video.video_id}.cls", str(rows[-1]["class_index"]).encode())
@@ -165,7 +165,7 @@ def make_clips(
             made.close()
         seen = {row["video_id"] for row in rows}
         absent = Clip("missing", "not in its archive")
-        rows += [_row(annotations[name], part, absent, False) for name in sorted(due - seen)]
+        rows += [_row(annotated.loc[name], part, absent, False) for name in sorted(due - seen)]
         table = _table(rows)
         _check_share(table, f"{split}/{part}", max_bad_share)
         table.to_parquet(new_ledger, index=False)
@@ -186,16 +186,16 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(info, io.BytesIO(data))
 
 
-def _row(annotation: tuple, part: str, clip: Clip, replaced: bool) -> dict[str, object]:
+def _row(annotation: pandas.Series, part: str, clip: Clip, replaced: bool) -> dict[str, object]:
     values = dataclasses.asdict(clip)
-    span = annotation.time_end - annotation.time_start
+    span = annotation["time_end"] - annotation["time_start"]
     values["bytes"] = len(values.pop("data"))
     values |= {"part": part, "replaced": replaced, "annotated_seconds": span}
     if clip.status == "ok" and clip.seconds < SHORTER * span:
         shorter = f"{clip.seconds:.1f} s of {span:.1f} s annotated"
         values["warning"] = " | ".join(filter(None, [clip.warning, shorter]))
     for name in ("video_id", "label", "class_index", "split"):
-        values[name] = getattr(annotation, name)
+        values[name] = annotation[name]
     return values
 
 
