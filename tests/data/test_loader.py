@@ -291,6 +291,14 @@ def test_a_worker_that_dies_is_one_clear_error(shard_records):
         list(running)
 
 
+def test_workers_end_with_their_loader(shard_records):
+    batches = train_loader(shard_records, **TRAIN, workers=2)
+    next(iter(batches))
+    workers = [psutil.Process(p.pid) for p in batches._data._iterator._workers]
+    del batches  # no garbage collection: nothing may hold on to it
+    assert not any(worker.is_running() for worker in workers)
+
+
 def test_the_global_generators_are_left_alone(shard_records):
     torch.manual_seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()

@@ -84,10 +84,11 @@ def test_frames_are_what_pil_decodes_whatever_is_asked_for(data, tmp_path_factor
             assert (image == pil_decode(frames[index // stride])).all()
         assert reader.jpegs(video_id, indices) == [frames[index // stride] for index in indices]
         pieces = np.zeros_like(found)
-        for run in reader.runs(video_id, indices, data.draw(st.integers(1, 5), "run")):
-            pieces[run.first : run.first + len(run.images)] = run.images
-            for place, source in run.copies:
-                pieces[place] = pieces[source]
+        runs, repeats = reader.runs(video_id, indices, data.draw(st.integers(1, 5), "run"))
+        for first, images in runs:
+            pieces[first : first + len(images)] = images
+        for place, source in repeats:
+            pieces[place] = pieces[source]
         assert (pieces == found).all()
 
 

@@ -146,7 +146,7 @@ def _serve(connection: Connection, function: Callable[[Any], Any], deadline: flo
     while True:
         try:
             task = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         # Should the parent be gone, the kernel ends a task that hangs.
         signal.alarm(math.ceil(deadline) + _GRACE_SECONDS)
@@ -157,5 +157,5 @@ def _serve(connection: Connection, function: Callable[[Any], Any], deadline: flo
         signal.alarm(0)
         try:
             connection.send(outcome)
-        except BrokenPipeError:
+        except OSError:
             return

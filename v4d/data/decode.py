@@ -17,6 +17,7 @@ import simplejpeg
 from av.video.reformatter import VideoReformatter
 
 from v4d.config import FramesConfig, frame_size
+from v4d.errors import V4DError
 
 _DECORD_BATCH = 32
 
@@ -85,11 +86,17 @@ def target_size(width: int, height: int, size: str | int | None) -> tuple[int, i
 
 
 def decoder_names(settings: FramesConfig) -> tuple[str, str]:
-    """Decoder and encoder with their versions, for the header of a shard."""
+    """Decoder and encoder with their versions, for the header of a shard.
+
+    Raises:
+        V4DError: the decoder is not installed.
+    """
     encoder = f"simplejpeg {simplejpeg.__version__}"
     if settings.decoder == "decord":
-        import decord
-
+        try:
+            import decord
+        except ImportError as error:
+            raise V4DError("frames.decoder is decord, which this machine does not have: take auto") from error
         return f"decord {decord.__version__}", encoder
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     return f"PyAV {av.__version__} (libavcodec {codec})", encoder
@@ -117,7 +124,7 @@ def _encode(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int
     """Compress a frame's planes, in the JPEG's own range and matrix, without a detour through RGB.
 
     One scaler for all frames and no threads in it: `frame.reformat` builds a new one each time, at five times
-    the cost. AREA is the nearest to ffmpeg's RGB of the cheap filters (bt709 goes through it at any size).
+    the cost. Of the cheap filters AREA is the nearest to ffmpeg's exact RGB (bt709 needs one at any size).
     """
     frame = scaler.reformat(
         frame,

@@ -36,10 +36,6 @@ class EncodedFrames:
     def pin_memory(self) -> "EncodedFrames":
         return dataclasses.replace(self, data=self.data.pin_memory())
 
-    def share_memory_(self) -> "EncodedFrames":
-        self.data.share_memory_()
-        return self
-
 
 def decoded(batch: Batch, device: torch.device | str) -> Batch:
     """A batch of encoded frames as one of uint8 frames on the device; the JPEGs themselves stay on the host.

@@ -63,9 +63,8 @@ def extract_part(
     present = [row for row in good if row["status"] == "ok"]
     with ShardWriter(shard, _header(settings)) as writer:
         outcomes = _decode(present, members, settings, threads)
-        for row, outcome in zip(
-            present, progress(outcomes, total=len(present), what=part, unit="clips"), strict=True
-        ):
+        shown = progress(outcomes, total=len(present), what=part, unit="clips")
+        for row, outcome in zip(present, shown, strict=True):
             _take(row, outcome, writer)
         _check_share(part, good, max_bad_share)
     with atomic_path(ledger) as temporary:

@@ -8,6 +8,7 @@ for epoch in range(epochs):
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -145,11 +146,11 @@ class Loader:
 
     def __init__(self, samples: TrainSamples | EvalSamples, plan: TrainPlan | EvalPlan, workers: int):
         self.plan = plan
-        self.epoch = self.start_step = 0
+        self._batches = _Batches(plan)
         self._waited = self._total = 0.0
         self._data = DataLoader(
             samples,
-            batch_sampler=_Batches(self),
+            batch_sampler=self._batches,
             collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -167,7 +168,7 @@ class Loader:
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
         """What the next iteration goes through: an epoch, from a step on (to resume in its middle)."""
-        self.epoch, self.start_step = epoch, start_step
+        self._batches.epoch, self._batches.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[Batch]:
         self._waited = self._total = 0.0
@@ -206,16 +207,20 @@ class Loader:
 
 
 class _Batches:
-    """The batch sampler: what the loader's epoch and start step ask for when iteration begins."""
+    """The batch sampler: what the epoch and start step ask for when iteration begins.
 
-    def __init__(self, loader: Loader):
-        self.loader = loader
+    It does not know its loader: in a cycle of references, queues are gone before workers are told to stop.
+    """
+
+    def __init__(self, plan: TrainPlan | EvalPlan):
+        self.plan = plan
+        self.epoch = self.start_step = 0
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        return iter(self.loader.plan.batches(self.loader.epoch, self.loader.start_step))
+        return iter(self.plan.batches(self.epoch, self.start_step))
 
     def __len__(self) -> int:
-        return self.loader.plan.steps - self.loader.start_step
+        return self.plan.steps - self.start_step
 
 
 def _table(videos: Sequence[VideoRecord]) -> VideoTable:
@@ -226,7 +231,12 @@ def _table(videos: Sequence[VideoRecord]) -> VideoTable:
 
 def _fork_server():
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    preload = [__name__]
+    # A child imports the program's main module: what that imports is better there already, once for all.
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    if main is not None and main.name.startswith("v4d."):
+        preload.append(main.name)
+    context.set_forkserver_preload(preload)
     return context
 
 

@@ -47,9 +47,8 @@ class VideoTable:
 
     def __init__(self, videos: Sequence[VideoRecord]):
         shards, self.shard = np.unique([v.shard for v in videos], return_inverse=True)
-        self.shards = [
-            str(Path(shard).absolute()) for shard in shards
-        ]  # workers start in a folder of their own
+        # Absolute, for workers start in a folder of their own.
+        self.shards = [str(Path(shard).absolute()) for shard in shards]
         self.class_index = np.array([v.class_index for v in videos], dtype=np.int64)
         self.num_frames = np.array([v.num_frames for v in videos], dtype=np.int32)
         self._ids = np.array([v.video_id.encode() for v in videos])
@@ -169,13 +168,14 @@ class _Samples(Dataset):
     ) -> None:
         """Write a video's `[V, U, T, H, W, 3]`; a frame without room has one view, which stands for all."""
         flat = out.view(len(out), -1, *out.shape[-3:])  # [V, U*T, H, W, 3]
-        for run in self._reader(record).runs(record.video_id, indices.reshape(-1), _RUN):
-            frames = torch.from_numpy(run.images)
+        runs, repeats = self._reader(record).runs(record.video_id, indices.reshape(-1), _RUN)
+        for first, images in runs:
+            frames = torch.from_numpy(images)
             for view, target in enumerate(flat):
                 augmentation = views[min(view, len(views) - 1)]
-                augment.apply(frames, augmentation, target[run.first : run.first + len(frames)])
-                for place, source in run.copies:
-                    target[place] = target[source]
+                augment.apply(frames, augmentation, target[first : first + len(frames)])
+        for place, source in repeats:
+            flat[:, place] = flat[:, source]
 
     def _video(self, record: VideoRecord) -> Video:
         """The shard's own record of a video, which must agree with the manifest's."""

@@ -35,13 +35,9 @@ class ShardWriter:
         self._videos: dict[str, Video] = {}
         self._checksums: list[bytes] = []
         self._frames = self._bytes = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _take(self.temporary, self.path)
         try:
-            # Nothing of the temporary file is kept after a crash, so it need not be synced at each commit.
-            self._env = lmdb.open(
-                str(self.temporary), subdir=False, lock=False, sync=False, map_size=_FIRST_MAP_BYTES
-            )
+            self._env = self._open()
             self._put([(fmt.HEADER_KEY, fmt.pack_header(header))])
         except BaseException:
             self._discard()
@@ -94,6 +90,15 @@ class ShardWriter:
         self._frames += len(jpegs)
         self._bytes += sum(map(len, jpegs))
 
+    def _open(self) -> lmdb.Environment:
+        try:
+            # Nothing of the temporary file is kept after a crash, so it need not be synced at each commit.
+            return lmdb.open(
+                str(self.temporary), subdir=False, lock=False, sync=False, map_size=_FIRST_MAP_BYTES
+            )
+        except lmdb.Error as error:
+            raise V4DError(f"cannot write {self.path}: {error}") from error
+
     def _finish(self) -> None:
         checksums = [(fmt.checksums_key(n), value) for n, value in enumerate(self._checksums)]
         videos = sorted((fmt.video_key(name), fmt.pack_video(video)) for name, video in self._videos.items())
@@ -141,6 +146,7 @@ def _take(temporary: Path, target: Path) -> int:
     The lock is the kernel's, on the file itself: it goes with the process, however that ends.
     """
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         while True:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:

@@ -39,17 +39,6 @@ class BadFrameError(V4DError):
         return type(self), (self.path, self.video_id, self.frame, self.reason)
 
 
-class Run(NamedTuple):
-    """Decoded frames whose places in the indices asked for follow one another."""
-
-    first: int
-    """Place of the first of them."""
-    images: np.ndarray
-    """uint8 `[n, H, W, 3]`, overwritten by the next run."""
-    copies: Sequence[tuple[int, int]] = ()
-    """In the last run, which has no images: places that show a frame again, and the place that has it."""
-
-
 class _Found(NamedTuple):
     """Distinct frames in the map, still compressed."""
 
@@ -60,7 +49,7 @@ class _Found(NamedTuple):
     jpegs: list[memoryview]
     first: list[int]
     """The first place of each in the indices asked for, ascending."""
-    copies: list[tuple[int, int]]
+    repeats: list[tuple[int, int]]
     """Further places: (place, first place of the same frame)."""
 
 
@@ -109,7 +98,12 @@ class ShardReader:
         value = self._open().get(fmt.video_key(video_id))
         if value is None:
             raise V4DError(f"shard {self.path} has no video {video_id}")
-        return fmt.unpack_video(value)
+        try:
+            return fmt.unpack_video(value)
+        except (ValueError, TypeError) as error:
+            raise V4DError(
+                f"shard {self.path} is damaged: its record of video {video_id}: {error}"
+            ) from error
 
     def num_frames(self, video_id: str) -> int:
         """Frames of the source video, whatever the shard's stride."""
@@ -137,28 +131,37 @@ class ShardReader:
         found = self._find(video_id, indices)
         images = np.empty((len(indices), *found.shape), dtype=np.uint8)
         self._decode(found, range(len(found.jpegs)), [images[place] for place in found.first])
-        for place, source in found.copies:
+        for place, source in found.repeats:
             images[place] = images[source]
         return images
 
-    def runs(self, video_id: str, indices: Sequence[int] | np.ndarray, count: int) -> Iterator["Run"]:
+    def runs(
+        self, video_id: str, indices: Sequence[int] | np.ndarray, count: int
+    ) -> tuple[Iterator[tuple[int, np.ndarray]], list[tuple[int, int]]]:
         """Like `frames`, at most `count` distinct frames at a time.
 
         A few frames stay in the processor's cache until they are cropped; thirty-two would not.
+
+        Returns:
+            Runs of frames whose places in `indices` follow one another: the first place, and uint8
+            `[n, H, W, 3]`, overwritten by the next run. And the places that repeat a frame: (place, the place
+            that has it).
         """
         found = self._find(video_id, indices)
+        return self._decoded_runs(found, count), found.repeats
+
+    def _decoded_runs(self, found: "_Found", count: int) -> Iterator[tuple[int, np.ndarray]]:
         scratch = np.empty((count, *found.shape), dtype=np.uint8)
         images = list(scratch)
         for numbers in _runs(found.first, count):
             self._decode(found, numbers, images)
-            yield Run(found.first[numbers[0]], scratch[: len(numbers)])
-        yield Run(0, scratch[:0], found.copies)
+            yield found.first[numbers.start], scratch[: len(numbers)]
 
     def jpegs(self, video_id: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The undecoded frames, one for each index."""
         found = self._find(video_id, indices)
         place_of = dict(zip(found.first, map(bytes, found.jpegs), strict=True))
-        sources = dict(found.copies)
+        sources = dict(found.repeats)
         return [place_of[sources.get(place, place)] for place in range(len(indices))]
 
     def _find(self, video_id: str, indices: Sequence[int] | np.ndarray) -> "_Found":
@@ -166,18 +169,18 @@ class ShardReader:
         video, shard = self.video(video_id), self._open()
         stride = shard.header.stride
         first: dict[int, int] = {}
-        copies = []
+        repeats = []
         for place, index in enumerate(np.asarray(indices).tolist()):
             if not 0 <= index < video.num_frames:
                 raise IndexError(f"frame {index} of video {video_id}, which has {video.num_frames}")
             source = first.setdefault(index // stride, place)
             if source != place:
-                copies.append((place, source))
+                repeats.append((place, source))
         jpegs = shard.values([fmt.frame_key(video.number, stored) for stored in first])
         frames = [stored * stride for stored in first]
         if None in jpegs:
             raise BadFrameError(self.path, video_id, frames[jpegs.index(None)], "it is missing")
-        return _Found(video_id, (video.height, video.width, 3), frames, jpegs, list(first.values()), copies)
+        return _Found(video_id, (video.height, video.width, 3), frames, jpegs, list(first.values()), repeats)
 
     def _decode(self, found: "_Found", numbers: range, images: list[np.ndarray]) -> None:
         """Decode some of the frames found into arrays; the tightest loop of all."""
@@ -209,7 +212,7 @@ class _Map:
             self.env = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
         except lmdb.Error as error:
             raise V4DError(f"cannot open shard {path}: {error}") from error
-        self._local = threading.local()
+        self.path, self._local = path, threading.local()
         header = self.get(fmt.HEADER_KEY)
         if header is None:
             raise V4DError(f"shard {path} is damaged: it has no header")
@@ -222,11 +225,14 @@ class _Map:
         return self._local.transaction
 
     def get(self, key: bytes) -> memoryview | None:
-        return self.transaction().get(key)
+        try:
+            return self.transaction().get(key)
+        except lmdb.Error as error:
+            raise V4DError(f"shard {self.path} is damaged: {error}") from error
 
     def values(self, keys: list[bytes]) -> list[memoryview | None]:
         """Values in order. Once one was not in memory, the rest are fetched by several threads."""
-        get, clock = self.transaction().get, time.perf_counter
+        get, clock = self.get, time.perf_counter
         values = []
         for key in keys:
             start = clock()
