@@ -200,9 +200,9 @@ def start(clips: list[Path], reader: ShardReader, rounds: int) -> None:
 
 
 def memory(videos: list[VideoRecord]) -> None:
-    """A worker's private memory, every 2,000 of 20,000 samples."""
+    """A worker's own memory (pages of shards are the kernel's), every 2,000 of 20,000 samples."""
     loader = train_loader(videos, **SHAPE, crop=CROP, batch_size=BATCH, workers=1)
-    print(f"\n{'Samples of one worker':<24}{'private memory, MB':>20}")
+    print(f"\n{'Samples of one worker':<24}{'own memory, MB':>20}")
     read, said = 0, 0
     for epoch in range(20_000 // len(videos) + 1):
         loader.set_epoch(epoch)
@@ -210,7 +210,8 @@ def memory(videos: list[VideoRecord]) -> None:
             read += len(batch)
         if read >= said:
             worker = max(psutil.Process().children(recursive=True), key=lambda p: p.cpu_times().user)
-            print(f"{read:<24}{worker.memory_full_info().uss / 1e6:>20.1f}", flush=True)
+            used = worker.memory_info()
+            print(f"{read:<24}{(used.rss - used.shared) / 1e6:>20.1f}", flush=True)
             said += 2000
 
 
