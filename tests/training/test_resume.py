@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections import defaultdict
+from multiprocessing import forkserver
 from pathlib import Path
 
 import mlflow
@@ -35,6 +36,8 @@ def train(project: Path, kill_at: int | None = None) -> int:
 def _train(project: Path, kill_at: int | None) -> None:
     os.chdir(project)
     torch.set_num_threads(1)
+    # Forked from a process that may have a fork server for loader workers: that one is no child of ours.
+    forkserver._forkserver.__init__()
     steps = 0
     step = Learner.step
 
