@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v4d.models.convolution import Trust, conv3d, shift_and_add
+from v4d.models.convolution import Trust, conv3d, conv_rows, shift_and_add
 from v4d.models.layout import regroup
 
 
@@ -42,7 +42,7 @@ def _conv_units(x_NCUTHW: Tensor, weight: Tensor, pad: tuple[int, ...]) -> Tenso
     """P x Q x R, every unit by itself: a 2D convolution over (T, H*W), or a 3D one."""
     U, T, H, W = x_NCUTHW.shape[2:]
     if (*weight.shape[3:], *pad[1:]) == (1, 1, 0, 0):
-        y = F.conv2d(regroup(x_NCUTHW, T, H * W), weight[..., 0], padding=(pad[0], 0))
+        y = conv_rows(regroup(x_NCUTHW, T, H * W), weight[..., 0], pad[0])
         return regroup(y, U, y.shape[2], H, W)
     y = conv3d(regroup(x_NCUTHW, T, H, W), weight, 1, pad)
     return regroup(y, U, *y.shape[2:])
@@ -51,7 +51,7 @@ def _conv_units(x_NCUTHW: Tensor, weight: Tensor, pad: tuple[int, ...]) -> Tenso
 def _conv_over_u(x_NCUTHW: Tensor, weight: Tensor, pad: int) -> Tensor:
     """S x 1 x 1 x 1 as a 2D convolution over (U, T*H*W)."""
     U, T, H, W = x_NCUTHW.shape[2:]
-    y = F.conv2d(regroup(x_NCUTHW, U, T * H * W), weight, padding=(pad, 0))
+    y = conv_rows(regroup(x_NCUTHW, U, T * H * W), weight, pad)
     return regroup(y, y.shape[2], T, H, W)
 
 

@@ -6,7 +6,7 @@ Every module here maps `(x [N*U*T, C, H, W], units, frames)` to a tensor of the 
 from torch import Tensor, nn
 
 from v4d.models.conv4d import Conv4d
-from v4d.models.convolution import conv3d
+from v4d.models.convolution import conv3d, conv_rows
 from v4d.models.layout import regroup
 
 
@@ -28,7 +28,7 @@ class TimeConv(nn.Conv2d):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         height, width = x.shape[2:]
-        return regroup(super().forward(regroup(x, frames, height * width)), height, width)
+        return regroup(conv_rows(regroup(x, frames, height * width), self.weight, 1), height, width)
 
 
 class SpaceTimeConv(nn.Conv3d):

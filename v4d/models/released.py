@@ -38,7 +38,7 @@ def load_released(
     """
     source = path_or_state_dict if isinstance(path_or_state_dict, str | Path) else "the state dict"
     tensors, prefix = plain_state_dict(path_or_state_dict)
-    given = {name: _unpermuted(name, value) for name, value in tensors.items()}
+    given = {name: _unpermuted(name, value, source) for name, value in tensors.items()}
     architecture = _architecture(given, prefix, source)
     if frames is None:
         frames = 8 if architecture["num_classes"] == 400 else 4
@@ -93,10 +93,10 @@ def _architecture(given: Mapping[str, Tensor], prefix: str, source: str | Path) 
     return architecture | {"arch": f"v4d_resnet{depth}", "kernel": kernels4d[0].shape[2:]}
 
 
-def _unpermuted(name: str, value: Tensor) -> Tensor:
+def _unpermuted(name: str, value: Tensor, source: str | Path) -> Tensor:
     """A 4D kernel as `(O, C, S, P, Q, R)`, from either layout; anything else as it is."""
     if not name.endswith(".tsa.weight"):
         return value
-    if value.dim() == 6:
-        return value.permute(1, 2, 0, 3, 4, 5)
-    return value.unsqueeze(-1)
+    if value.dim() not in (5, 6):
+        raise V4DError(f"{source}: {name} has shape {tuple(value.shape)}, which is no 4D kernel")
+    return value.permute(1, 2, 0, 3, 4, 5) if value.dim() == 6 else value.unsqueeze(-1)

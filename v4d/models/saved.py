@@ -81,10 +81,10 @@ def read_weights(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
-        names = re.search(r"Unsupported (?:global|class|operand).*?([\w.]+\.\w+)", str(error))
+        names = re.search(r"GLOBAL:? ([\w.]+)", str(error))
         if names:
-            raise V4DError(
-                f"{path} is refused: it names {names[1]}, and to load that could run code"
-            ) from error
+            raise V4DError(f"{path} is refused: loading {names[1]} in it could run code") from error
         why = str(error).strip().split("\n")[0]
+        if "Weights only load failed" in why:
+            why = "it holds more than tensors and plain values"
         raise V4DError(f"{path} is no readable checkpoint of weights alone: {why}") from error

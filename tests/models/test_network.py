@@ -1,0 +1,222 @@
+"""Every architecture, forward and backward, in every mode of running it; and the laws of V4D."""
+
+import copy
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from v4d.errors import V4DError
+from v4d.models import ARCHS, PRESETS, create_model, freeze, unfreeze
+
+UNITS, FRAMES, CLASSES = 2, 2, 5
+BF16 = 0.03
+"""Largest difference of a logit in bf16, relative to the largest one; 0.007 to 0.010 was seen."""
+
+
+def network(arch, preset="paper", **options):
+    torch.manual_seed(0)
+    options = {"num_classes": CLASSES, "units": UNITS, "frames": FRAMES, "dropout": 0.0} | options
+    model = create_model(arch, preset=preset, **options)
+    torch.nn.init.normal_(model.fc.weight, std=0.1)  # the initial classifier says almost nothing
+    return model
+
+
+def videos(count=2, units=UNITS, frames=FRAMES, height=32, width=32):
+    return torch.randn(count, units, 3, frames, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def randomise_blocks4d(model):
+    """Kernels and batch norms that do something, as after training."""
+    generator = torch.Generator().manual_seed(2)
+    for block in model.blocks4d().values():
+        torch.nn.init.normal_(
+            block.conv.weight, std=block.conv.weight[0].numel() ** -0.5, generator=generator
+        )
+        if block.bn is not None:
+            block.bn.running_mean.normal_(0, 0.1, generator=generator)
+            torch.nn.init.normal_(block.bn.bias, std=0.1, generator=generator)
+    return model
+
+
+def step(model, x):
+    """Loss, and gradients of all parameters by name."""
+    loss = F.cross_entropy(model(x), torch.arange(len(x)) % CLASSES)
+    loss.backward()
+    return loss.item(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_forward_and_backward(arch, preset):
+    model = network(arch, preset)
+    for size in ((32, 32), (40, 56)):
+        assert model(videos(1, height=size[0], width=size[1])).shape == (1, CLASSES)
+    _, gradients = step(model, videos())
+    assert all(gradient.abs().max() > 0 for name, gradient in gradients.items() if "bn.weight" not in name)
+    assert (model.units, model.num_classes) == (UNITS, CLASSES)
+    again = create_model(**model.spec)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval()(videos()), model.eval()(videos()))
+
+
+def test_a_4d_kernel_that_starts_at_zero_learns():
+    """The printed form ends in a ReLU, whose derivative at zero would keep the kernel there for ever."""
+    model = network("v4d_tiny", "paper")
+    kernels = [block.conv.weight for block in model.blocks4d().values()]
+    assert all(kernel.abs().max() == 0 for kernel in kernels)
+    step(model, videos())
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    assert all(kernel.abs().max() > 0 for kernel in kernels)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("arch", ["v4d_resnet18", "v4d_resnet50", "v4d_tiny"])
+def test_with_4d_kernels_at_zero_it_is_tsn_bit_for_bit(arch, preset):
+    model = randomise_blocks4d(network(arch, preset)).eval()
+    tsn = network(arch.replace("v4d", "i3ds"), preset).eval()
+    missing = tsn.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if "blocks4d" not in name}
+    )
+    assert not missing.missing_keys
+    x = videos(units=3)
+    backwards = x.flip(1)
+    assert not torch.allclose(model(x), tsn(x), rtol=1e-3)
+    assert not torch.allclose(model(x), model(backwards), rtol=1e-3)  # the order of units matters
+    freeze(model, "blocks4d_zero")
+    assert torch.equal(model(x), tsn(x))
+    torch.testing.assert_close(model(x), model(backwards))
+    model.train(), tsn.train()
+    assert torch.equal(model(x), tsn(x))
+
+
+def test_frozen_parts_stay_as_they_are_until_unfrozen():
+    model = randomise_blocks4d(network("v4d_tiny", "paper"))
+    fixed = {
+        "blocks4d_zero": lambda name: "blocks4d" in name,
+        "backbone": lambda name: "blocks4d" not in name and not name.startswith("fc."),
+        "batchnorm": lambda name: "blocks4d" not in name and (".bn" in name or "downsample.1" in name),
+    }
+    for what, is_fixed in fixed.items():
+        freeze(model, what)
+        model.train()
+        before = copy.deepcopy(model.state_dict())
+        optimiser = torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1
+        )
+        step(model, videos())
+        optimiser.step()
+        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed
+        assert not {name for name in changed if is_fixed(name)}
+        unfreeze(model, what)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        model.train()
+        assert all(module.training for module in model.modules())
+    freeze(model, "backbone")
+    freeze(model, "batchnorm")
+    unfreeze(model, "backbone")
+    assert not model.stem.bn.weight.requires_grad
+    assert model.stem.conv.weight.requires_grad
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_bf16_channels_last_and_checkpointing(arch):
+    model = randomise_blocks4d(network(arch))
+    x = videos()
+    loss, gradients = step(model, x)
+    statistics = copy.deepcopy(model.state_dict())
+
+    again = randomise_blocks4d(network(arch))
+    again.gradient_checkpointing = True
+    loss_again, gradients_again = step(again, x)
+    assert loss_again == loss
+    assert all(torch.equal(gradients[name], gradients_again[name]) for name in gradients)
+    after = again.state_dict()  # repeated steps must not count a batch twice
+    assert all(torch.equal(statistics[name], after[name]) for name in statistics)
+
+    model.zero_grad()
+    model = model.to(memory_format=torch.channels_last).eval()
+    right = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+        F.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert logits.dtype == torch.bfloat16
+    assert (logits - right).abs().max() <= BF16 * right.abs().max()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_compiles_as_one_graph(arch):
+    """Captured and differentiated ahead of time; the code generator behind it is PyTorch's own business."""
+    model = randomise_blocks4d(network(arch))
+    loss, gradients = step(model, videos())
+    model.zero_grad()
+    compiled_loss, compiled = step(torch.compile(model, backend="aot_eager", fullgraph=True), videos())
+    torch._dynamo.reset()
+    assert compiled_loss == pytest.approx(loss, rel=1e-4)
+    for name, gradient in gradients.items():
+        ours = (
+            compiled[name.removeprefix("_orig_mod.")] if name in compiled else compiled[f"_orig_mod.{name}"]
+        )
+        assert (ours - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6, name
+
+
+def test_every_architecture_under_ddp(tmp_path):
+    multiprocessing.spawn(_ddp_worker, (2, str(tmp_path / "rendezvous")), nprocs=2)
+
+
+def _ddp_worker(rank, world, rendezvous):
+    """All processes end with the same gradients: the mean of what each computes on its videos."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
+    shares = videos(world).split(1)
+    for arch in ARCHS:
+        model = DistributedDataParallel(network(arch))
+        _, gradients = step(model, shares[rank])
+        checksum = torch.stack([gradient.double().norm() for gradient in gradients.values()])
+        everywhere = [torch.zeros_like(checksum) for _ in range(world)]
+        torch.distributed.all_gather(everywhere, checksum)
+        assert checksum.abs().max() > 0
+        assert torch.equal(everywhere[0], everywhere[1]), arch
+        if arch == "v4d_tiny":
+            alone = [step(network(arch), share)[1] for share in shares]
+            for name, gradient in gradients.items():
+                mean = sum(one[name.removeprefix("module.")] for one in alone) / world
+                assert (gradient - mean).abs().max() <= 1e-4 * mean.abs().max() + 1e-7, name
+    torch.distributed.destroy_process_group()
+
+
+def test_places_and_kernels_of_4d_blocks():
+    model = network("v4d_resnet50", "paper")
+    assert list(model.blocks4d()) == ["res3.2", "res3.4", "res4.2", "res4.4", "res4.6"]
+    assert list(network("v4d_resnet50", "released").blocks4d()) == ["res3.2", "res3.4"]
+    for kernel in ((3, 1, 1, 1), (3, 3, 1, 1), (3, 3, 3, 3)):
+        model = network("v4d_tiny", blocks={"res5": [1], "res2": [1]}, kernel=kernel)
+        assert list(model.blocks4d()) == ["res2.1", "res5.1"]
+        assert all(block.conv.weight.shape[2:] == kernel for block in model.blocks4d().values())
+        assert step(model, videos())[0] > 0
+    assert network("v4d_tiny", blocks={}).blocks4d() == {}
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "parts"),
+    [
+        ("v4d_resnet34", {}, ["v4d_resnet34", "v4d_resnet50"]),
+        ("v4d_tiny", {"preset": "printed"}, ["printed", "paper", "released"]),
+        ("v4d_tiny", {"blocks": {"layer2": [1]}}, ["layer2", "res3"]),
+        ("v4d_resnet50", {"blocks": {"res3": [2, 5]}}, ["5", "res3", "1 to 4"]),
+        ("v4d_resnet50", {"blocks": {"res3": [0]}}, ["0", "res3", "1 to 4"]),
+        ("v4d_resnet50", {"blocks": {"res3": [2, 2]}}, ["res3", "twice"]),
+        ("i3ds_resnet18", {"blocks": {"res3": [2]}}, ["i3ds_resnet18", "v4d"]),
+        ("v4d_tiny", {"kernel": (3, 2, 1, 1)}, ["odd", "(3, 2, 1, 1)"]),
+        ("v4d_tiny", {"kernel": (3, 3, 1)}, ["four", "(3, 3, 1)"]),
+        ("v4d_tiny", {"units": 0}, ["units", "0"]),
+    ],
+)
+def test_a_mistake_is_named_with_the_choices(arch, options, parts):
+    with pytest.raises(V4DError) as caught:
+        network(arch, **{"preset": "paper"} | options)
+    assert all(part in str(caught.value) for part in parts), caught.value
