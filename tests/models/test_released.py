@@ -166,5 +166,5 @@ def test_import_puts_classes_into_order(resnet18, tmp_path):
 @pytest.mark.parametrize("content", ['{"0": 0}', '{"a": 1}', "[1]", '{"0": 0, "1": 0}'])
 def test_a_converter_of_other_classes_is_refused(resnet18, tmp_path, content):
     (tmp_path / "converter.json").write_text(content)
-    with pytest.raises(V4DError, match="converter.json"):
+    with pytest.raises(V4DError, match=r"converter\.json"):
         load_released(resnet18, units=4, converter=tmp_path / "converter.json")
