@@ -74,7 +74,10 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
         raise V4DError(f"{nodes} nodes: set V4D_RENDEZVOUS=HOST:PORT, the same on every node")
     if nodes == 1 and not torch.cuda.is_available():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # Snakemake gives a job's threads in OMP_NUM_THREADS; they are for all of its processes together, and
+    # twice as many threads as cores make a step several times as long.
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, threads // processes))
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
