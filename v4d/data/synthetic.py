@@ -1,9 +1,9 @@
 """The made-up data set: the class of a video is the order of its two motions.
 
-An object moves, rests, and moves back: left then right, right then left, up then down, down then up.
-The rest is longer than one unit spans, so a single unit sees one motion at most and cannot tell the
-class; units together, in their order, can. Start, speed, colour, shape, size, background, noise and
-the moments of change vary. A video depends on the seed and its own id only.
+An object moves, rests, and moves back: left then right, right then left, up then down, down then up. What
+leaves on one side comes in on the other. The rest is longer than one unit spans, so a single unit sees one
+motion at most and cannot tell the class; units together, in their order, can. Start, speed, colour, shape,
+size, background, noise and the moments of change vary. A video depends on the seed and its own id only.
 """
 
 import gzip
@@ -80,7 +80,7 @@ def draw_scene(settings: SyntheticConfig, video_id: str, class_index: int) -> Sc
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     size = settings.size
     radius = size * rng.uniform(0.12, 0.19)
-    path = _path(rng, CLASSES[class_index], size, radius, settings.rest_frames)
+    path = _path(rng, CLASSES[class_index], size, settings.rest_frames)
     background = _background(rng, size)
     return Scene(
         fps=int(rng.choice([25, 30])),
@@ -94,16 +94,18 @@ def draw_scene(settings: SyntheticConfig, video_id: str, class_index: int) -> Sc
     )
 
 
-def _path(rng: np.random.Generator, name: str, size: int, radius: float, rest: int) -> np.ndarray:
-    """Rest, move, rest, move back, rest a moment: the object's centre in each frame.
+def _path(rng: np.random.Generator, name: str, size: int, rest: int) -> np.ndarray:
+    """Rest, move, rest, move back, rest a moment: the object's centre in each frame, not wrapped.
 
-    Two classes on one axis must look the same to a single unit, wherever it lies. So both rests last
-    equally long (else "still, at the left" would tell), the way back is the way there (else where
-    it moves would tell), and the last rest is just long enough that "moved left, then stopped" happens
-    at the end as often as in the middle.
+    Nothing but the order of the motions may tell two classes of one axis apart:
+
+    - what leaves on one side comes in on the other, and a motion covers about half of the way around: so the
+      places of the rests, in their order, are as likely for "left then right" as for "right then left";
+    - both rests last equally long, and the last one is just long enough that "moved left, then stopped"
+      happens at the end as often as in the middle.
     """
-    there, back = (np.array(DIRECTIONS[word], float) for word in name.split("_then_"))
-    travel = size * rng.uniform(0.4, 0.58)
+    direction = np.array(DIRECTIONS[name.split("_then_")[0]], float)
+    travel = size * rng.uniform(0.4, 0.6)
     lead, pause = (rest + int(n) for n in rng.integers(0, 7, 2))
     going, returning = (int(n) for n in rng.integers(14, 23, 2))
     tail = int(rng.integers(9, 13))
@@ -116,10 +118,7 @@ def _path(rng: np.random.Generator, name: str, size: int, radius: float, rest: i
             np.zeros(tail),
         ]
     )
-    offsets = away[:, None] * there
-    assert np.array_equal(there, -back)
-    low, high = radius - offsets.min(0), size - radius - offsets.max(0)
-    return rng.uniform(low, np.maximum(high, low + 1e-6)) + offsets
+    return rng.uniform(0, size, 2) + away[:, None] * direction
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -150,7 +149,8 @@ def frames(scene: Scene, seed: int = 0) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:size, 0:size] + 0.5
     for x, y in scene.path:
-        distance = _distance(scene.shape, columns - x, rows - y, scene.radius)
+        dx, dy = ((at + size / 2) % size - size / 2 for at in (columns - x, rows - y))  # around the edges
+        distance = _distance(scene.shape, dx, dy, scene.radius)
         cover = np.clip(0.5 - distance, 0, 1)[..., None]  # one pixel of anti-aliasing
         image = scene.background * (1 - cover) + scene.color * cover
         image += rng.normal(0, scene.noise, (size, size, 1))
