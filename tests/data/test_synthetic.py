@@ -63,7 +63,8 @@ def test_the_path_is_the_class(class_index):
 
 def test_what_leaves_on_one_side_comes_in_on_the_other():
     scene = draw_scene(dataset().synthetic, "v0", 1)
-    scene = dataclasses.replace(scene, path=np.array([[0.0, 32.0], [64.0, 32.0], [32.0, 0.0]]), noise=0.0)
+    path = np.array([[0.0, 32.0], [64.0, 32.0], [32.0, 0.0]])
+    scene = dataclasses.replace(scene, path=path, shape="disc", noise=0.0)
     left, right, top = (frame.astype(int) for frame in frames(scene))
     assert (left == right).all()
     near = np.abs(left - scene.background).sum(-1) > 30
