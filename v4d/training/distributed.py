@@ -3,6 +3,7 @@
 One process goes through the same path as many, so that everybody runs the distributed code.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -89,6 +90,7 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
         monitor_interval=0.1,
     )
     _quieten_launcher()
+    signal.signal(signal.SIGUSR1, _pass_on)  # the launcher itself passes on SIGTERM only
     try:
         elastic_launch(config, sys.executable)("-u", "-m", module, *argv)
     except ChildFailedError as error:
@@ -102,6 +104,15 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
             return PREEMPTED
         raise
     return 0
+
+
+def _pass_on(number: int, frame: Any) -> None:
+    """Send a signal to the processes that this one has started."""
+    import psutil
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
 
 
 def _quieten_launcher() -> None:

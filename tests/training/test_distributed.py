@@ -1,0 +1,124 @@
+"""Processes: how many, what a signal does, and that one which dies takes the others with it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import TINY, assert_one_line_error, environment, v4d, write_config
+
+from v4d import config as configs
+from v4d.errors import V4DError
+from v4d.training.distributed import PREEMPTED, processes_for
+
+
+@pytest.mark.parametrize(
+    ("available", "asked", "gpus", "expected"),
+    [(0, None, 8, 2), (0, 3, 8, 3), (8, None, 4, 4), (8, 2, 4, 2), (1, None, 1, 1)],
+)
+def test_how_many_processes(monkeypatch, available, asked, gpus, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    assert processes_for(asked, gpus, cpu_processes=2) == expected
+
+
+@pytest.mark.parametrize(("asked", "gpus"), [(3, 1), (None, 3)])
+def test_more_than_there_are_gpus_is_refused(monkeypatch, asked, gpus):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(V4DError, match="--nproc 3: this machine has 2 GPUs"):
+        processes_for(asked, gpus, cpu_processes=2)
+
+
+def start(project: Path, epochs: int = 400) -> subprocess.Popen:
+    """A training with two processes that would go on for minutes, once its first checkpoint is there."""
+    changes = {"training": {"epochs": epochs, "log_steps": 1, "checkpoint_minutes": 1e-9}}
+    write_config(project, configs.merge(TINY, changes))
+    words = [sys.executable, "-m", "v4d.cli", "train", "--config", "config.yaml", "--model", "v4d"]
+    training = subprocess.Popen(
+        [*words, "--nproc", "2"],
+        cwd=project,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (project / "results/tiny/v4d/main/checkpoints/last.pt").exists():
+        assert training.poll() is None and time.monotonic() < deadline, training.stderr.read()
+        time.sleep(0.1)
+    return training
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_asks_for_another_start(tiny, number):
+    training = start(tiny)
+    training.send_signal(number)
+    printed, errors = training.communicate(timeout=60)
+    assert training.returncode == PREEMPTED, errors
+    assert "the state is saved" in printed and "Traceback" not in errors
+    last = torch.load(tiny / "results/tiny/v4d/main/checkpoints/last.pt", weights_only=True)
+    done = last["position"]["epoch"] * 5 + last["position"]["step"]
+    assert done > 0
+    again = start(tiny)
+    first = again.stdout.readline()
+    again.send_signal(number)
+    again.communicate(timeout=60)
+    where = f"epoch {last['position']['epoch'] + 1}, step {last['position']['step'] + 1}"
+    assert f"goes on at {where}" in first
+
+
+def test_a_rank_that_dies_takes_the_job_down(tiny):
+    training = start(tiny)
+    ranks = [p for p in psutil.Process(training.pid).children() if "worker" in " ".join(p.cmdline())]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    _, errors = training.communicate(timeout=60)
+    assert training.returncode == 1
+    assert "was killed by SIGKILL" in errors or "error" in errors.lower()
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in ranks)
+
+
+def test_a_second_training_of_the_same_stage_is_refused(tiny):
+    training = start(tiny)
+    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny, check=False)
+    training.kill()
+    for process in psutil.Process().children(recursive=True):
+        if "v4d.training.worker" in " ".join(process.cmdline()):
+            process.kill()
+    training.communicate(timeout=60)
+    assert_one_line_error(done, "is being written by process")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"batch_size": 40}}, ["batch_size 40", "20 training videos"]),
+        ({"training": {"batch_size": 5}}, ["batch_size 5", "2 processes"]),
+        ({"models": {"v4d": {"units": 64, "frames": 1}}, "dataset": {"name": "tiny"}}, ["units 64"]),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(tiny, changes, words):
+    if "units 64" in words:
+        changes = changes | {"training": {"batch_size": 4}}
+        _shorten(tiny)
+    write_config(tiny, configs.merge(TINY, changes))
+    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 2, cwd=tiny, check=False)
+    assert_one_line_error(done, *words)
+    assert not (tiny / "results/tiny/v4d/main/final.pt").exists()
+
+
+def _shorten(project: Path) -> None:
+    """Have the manifest say that every video has 10 frames."""
+    import pandas
+
+    path = project / "data/tiny/manifest.parquet"
+    pandas.read_parquet(path).assign(num_frames=10).to_parquet(path, index=False)
+
+
+def test_a_model_or_stage_that_is_not_there_is_one_line(tiny):
+    for words in (["--model", "x4d"], ["--model", "v4d", "--stage", "second"]):
+        done = v4d("train", "--config", "config.yaml", *words, cwd=tiny, check=False)
+        assert_one_line_error(done, words[-1])
