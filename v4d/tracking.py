@@ -378,15 +378,19 @@ def _dataset_input(info: dict[str, Any]) -> Any:
 
 
 def _log_model(uri: str, run_id: str, path: Path) -> None:
-    """Log through the fluent interface, the only one that writes MLflow's model format."""
+    """Log through the fluent interface, the only one that writes MLflow's model format.
+
+    MLflow exports the network (torch.export), so that loading it runs no code; units, frames and the size of
+    frames are those of training, the number of videos is free.
+    """
     import mlflow
     import torch
 
     from v4d.models.saved import load_model
 
     saved = load_model(path)
-    shape = saved.architecture["units"], 3, saved.architecture["frames"], 64, 64
-    example = torch.zeros(2, *shape)
+    size = saved.info["stage"]["training"]["crop"]["size"]
+    example = torch.zeros(2, saved.architecture["units"], 3, saved.architecture["frames"], size, size)
     with torch.inference_mode():
         signature = mlflow.models.infer_signature(example.numpy(), saved.model(example).numpy())
     mlflow.set_tracking_uri(uri)

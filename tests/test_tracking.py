@@ -1,0 +1,226 @@
+"""MLflow never stops training, and nothing is lost or doubled: with a real server, down and up again."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import TINY, environment, v4d, write_config
+from mlflow import MlflowClient
+
+from v4d import config as configs
+from v4d.config import Config
+from v4d.errors import V4DError
+from v4d.tracking import Tracker, forget_stages, open_tracker, sync
+
+STEPS = 40
+
+
+class Server:
+    """`mlflow server` on loopback, on a port and a database of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        words += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        words += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                words, stdout=log, stderr=log, env=environment(), start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self.process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        import os
+        import signal
+
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "server").mkdir()
+    found = Server(tmp_path / "server")
+    yield found
+    found.kill()
+
+
+def config(uri: str, backend: str = "mlflow") -> Config:
+    return configs.build(configs.resolve(configs.merge(TINY, {"tracking": {"backend": backend, "uri": uri}})))
+
+
+def state_file(folder: Path) -> Path:
+    return folder / "results/tiny/v4d/mlflow_run.json"
+
+
+def log(tracker: Tracker, steps: range) -> None:
+    for step in steps:
+        tracker.log_metrics({"train/loss": 1.0 / (step + 1), "train/lr": 0.1}, step, once=True)
+
+
+def history(uri: str, key: str = "train/loss") -> list[int]:
+    """The steps of a curve in the only run there is, as they were logged."""
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
+    return sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
+
+
+def test_a_server_that_is_down_at_the_start_gets_everything_later(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = config(server.uri)
+    tracker = open_tracker(settings, "v4d", state_file=state_file(tmp_path))
+    log(tracker, range(STEPS))
+    (tmp_path / "notes.txt").write_text("n")
+    tracker.log_artifact("notes.txt", "folder")
+    started = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - started < 30
+    errors = capsys.readouterr().err
+    assert errors.count("does not answer") == 1 and "tracking-sync" in errors
+    with pytest.raises(V4DError, match="does not answer"):
+        sync(settings)
+    server.start()
+    assert sync(settings) == ["v4d"] and sync(settings) == []
+    assert history(server.uri) == list(range(STEPS))
+    client = MlflowClient(server.uri)
+    run_id = json.loads(state_file(tmp_path).read_text())["run_id"]
+    assert [a.path for a in client.list_artifacts(run_id, "folder")] == ["folder/notes.txt"]
+
+
+def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("v4d.tracking.PUSH_SECONDS", 0.2)
+    server.start()
+    tracker = open_tracker(config(server.uri), "v4d", state_file=state_file(tmp_path))
+    for step in range(STEPS):
+        log(tracker, range(step, step + 1))
+        if step == 10:
+            server.kill()
+        if step == 25:
+            server.start()
+        time.sleep(0.05)
+    tracker.close()
+    sync(config(server.uri))
+    assert history(server.uri) == history(server.uri, "train/lr") == list(range(STEPS))
+    run_id = json.loads(state_file(tmp_path).read_text())["run_id"]
+    assert MlflowClient(server.uri).get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_goes_on_and_repeated_steps_are_not_doubled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    for steps in (range(12), range(8, 20)):  # killed at 12, resumed from a checkpoint at 8
+        with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+            log(tracker, steps)
+    assert history(settings.tracking.uri) == list(range(20))
+
+
+def test_what_was_pushed_but_not_noted_is_not_doubled(tmp_path, monkeypatch):
+    """A kill between the push and the note of how far it was: the same points are pushed again."""
+    monkeypatch.chdir(tmp_path)
+    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        log(tracker, range(10))
+    state = json.loads(state_file(tmp_path).read_text())
+    state_file(tmp_path).write_text(json.dumps(state | {"journal_bytes": 0}))
+    journal = state_file(tmp_path).with_name("tracking.jsonl")
+    with journal.open("a") as file:
+        file.write('{"kind": "metric", "key": "torn')
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        log(tracker, range(10, 15))
+    assert history(settings.tracking.uri) == list(range(15))
+
+
+def test_a_stage_trained_anew_begins_a_run_that_keeps_the_earlier_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    for stage, steps in (("one", range(5)), ("two", range(5, 9))):
+        with open_tracker(settings, "v4d", state_file=state_file(tmp_path), stage=stage) as tracker:
+            log(tracker, steps)
+    first = json.loads(state_file(tmp_path).read_text())["run_id"]
+    (tmp_path / "aside").mkdir()
+    forget_stages(state_file(tmp_path), {"one"}, tmp_path / "aside")
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path), stage="two") as tracker:
+        log(tracker, range(5, 7))
+    second = json.loads(state_file(tmp_path).read_text())["run_id"]
+    client = MlflowClient(settings.tracking.uri)
+    steps = {r: sorted(p.step for p in client.get_metric_history(r, "train/loss")) for r in (first, second)}
+    assert first != second and steps == {first: list(range(9)), second: list(range(7))}
+
+
+def test_four_processes_on_one_fresh_database(tmp_path):
+    """They all fail unless one early step made it; the workflow's rule `tracking` is that step."""
+    write_config(tmp_path, configs.merge(TINY, {"tracking": {"backend": "mlflow"}}))
+    code = (
+        "import sys, pathlib; from v4d import config, tracking\n"
+        "c = config.load('config.yaml'); name = sys.argv[1]\n"
+        "with tracking.open_tracker(c, name, state_file=pathlib.Path(f'results/tiny/{name}/r.json')) as t:\n"
+        "    [t.log_metrics({'loss': 1.0}, step) for step in range(50)]\n"
+    )
+    setup = "from v4d import config, tracking; tracking.initialise(config.load('config.yaml'))"
+    subprocess.run([sys.executable, "-c", setup], cwd=tmp_path, env=environment(), check=True)
+    words = [sys.executable, "-c", code]
+    processes = [subprocess.Popen([*words, f"m{n}"], cwd=tmp_path, env=environment()) for n in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 4
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
+    assert sorted(len(client.get_metric_history(run.info.run_id, "loss")) for run in runs) == [50] * 4
+
+
+def test_without_tracking_everything_works(tiny):
+    tracker = open_tracker(config("", backend="none"), "v4d", state_file=state_file(tiny))
+    log(tracker, range(3))
+    tracker.close()
+    assert tracker.run_id is None and not state_file(tiny).parent.exists()
+    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    assert (tiny / "results/tiny/v4d/main/final.pt").exists() and not (tiny / "mlflow.db").exists()
+
+
+def test_final_weights_open_with_mlflow(tiny):
+    import mlflow
+    import torch
+
+    tracked = {"tracking": {"backend": "mlflow", "log_model": True, "system_metrics": False}}
+    write_config(tiny, configs.merge(TINY, tracked | {"training": {"epochs": 1}}))
+    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    mlflow.set_tracking_uri(f"sqlite:///{tiny}/mlflow.db")
+    run_id = json.loads(state_file(tiny).read_text())["run_id"]
+    import os
+
+    before = Path.cwd()
+    os.chdir(tiny)  # the artifacts lie in mlruns below the folder of the training
+    try:
+        model = mlflow.pytorch.load_model(f"runs:/{run_id}/model")
+    finally:
+        os.chdir(before)
+    from v4d.models.saved import load_model
+
+    ours = load_model(tiny / "results/tiny/v4d/main/final.pt").model
+    for videos in (2, 3):
+        x = torch.randn(videos, 2, 3, 2, 32, 32)
+        with torch.inference_mode():
+            assert torch.allclose(model(x), ours(x), atol=1e-5)
