@@ -1,5 +1,6 @@
 """Processes: how many, what a signal does, and that one which dies takes the others with it."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -84,10 +85,11 @@ def test_a_rank_that_dies_takes_the_job_down(tiny):
 def test_a_second_training_of_the_same_stage_is_refused(tiny):
     training = start(tiny)
     done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny, check=False)
+    ranks = psutil.Process(training.pid).children(recursive=True)
     training.kill()
-    for process in psutil.Process().children(recursive=True):
-        if "v4d.training.worker" in " ".join(process.cmdline()):
-            process.kill()
+    for rank in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end with its launcher
+            rank.kill()
     training.communicate(timeout=60)
     assert_one_line_error(done, "is being written by process")
 

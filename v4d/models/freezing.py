@@ -1,6 +1,6 @@
 """What a training stage holds fixed: `freeze`, and `unfreeze` to undo it.
 
-Kinetics-400 is trained in three stages (section 6 of the README's facts): backbone alone, V4D with its 4D
+Kinetics-400 is trained in three stages (section 4.1 of the paper): backbone alone, V4D with its 4D
 kernels fixed at zero (that is TSN), everything.
 """
 
@@ -45,7 +45,7 @@ def frozen_modules(model: nn.Module) -> list[nn.Module]:
             parts.add("blocks4d_zero")
         elif module is not model.fc:
             parts.add("backbone")
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 parts.add("batchnorm")
         if parts & model.frozen:
             result.append(module)

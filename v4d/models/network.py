@@ -190,7 +190,7 @@ def _contexts(step: nn.Module):
 @contextmanager
 def _quiet_batch_norms(step: nn.Module) -> Iterator[None]:
     """Let batch norms use a batch's statistics without counting them again."""
-    norms = [module for module in step.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
+    norms = [m for m in step.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

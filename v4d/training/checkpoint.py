@@ -55,6 +55,8 @@ class CheckpointFolder:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
+            for leftover in self.folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
             yield
 
     def save(self, state: dict[str, Any], *, end_of_epoch: bool, best: bool) -> None:

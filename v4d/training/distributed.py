@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from v4d.errors import V4DError
+from v4d.training import gpus
 
 PREEMPTED = 75
 """Exit code of a job that saved its state and wants to be started again (EX_TEMPFAIL)."""
@@ -39,7 +41,7 @@ class Ranks:
         return self.rank == 0
 
 
-def processes_for(asked: int | None, gpus: int, cpu_processes: int) -> int:
+def processes_for(asked: int | None, granted: int, cpu_processes: int) -> int:
     """How many processes to start: `asked` if given, else one a granted GPU, or `cpu_processes` on a CPU.
 
     Raises:
@@ -48,7 +50,7 @@ def processes_for(asked: int | None, gpus: int, cpu_processes: int) -> int:
     available = torch.cuda.device_count()
     if available == 0:
         return asked or cpu_processes
-    wanted = asked or gpus
+    wanted = asked or granted
     if wanted > available:
         raise V4DError(
             f"--nproc {wanted}: this machine has {available} GPU{'s' if available > 1 else ''}; "
@@ -92,7 +94,8 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
     _quieten_launcher()
     signal.signal(signal.SIGUSR1, _pass_on)  # the launcher itself passes on SIGTERM only
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", module, *argv)
+        with _leased_gpus(processes):
+            elastic_launch(config, sys.executable)("-u", "-m", module, *argv)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
@@ -104,6 +107,27 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
             return PREEMPTED
         raise
     return 0
+
+
+@contextmanager
+def _leased_gpus(processes: int) -> Iterator[None]:
+    """Let the processes see GPUs that are theirs alone, one each; nothing on a CPU."""
+    if torch.cuda.device_count() == 0 or os.environ.get(gpus.SHARE, "0") != "0":
+        yield
+        return
+    folder = gpus.lease_folder()
+    with gpus.lease(gpus.visible_gpus(), processes, folder) as taken:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.token for gpu in taken)
+        os.environ[gpus.LEASES] = os.pathsep.join(str(gpus.lock_file(gpu, folder)) for gpu in taken)
+        yield
+
+
+def _hold_lease() -> Any:
+    """Keep this process's GPU leased as long as it lives, also when its launcher is gone."""
+    leases = os.environ.get(gpus.LEASES)
+    if not leases:
+        return None
+    return gpus.hold(Path(leases.split(os.pathsep)[int(os.environ["LOCAL_RANK"])]))
 
 
 def _pass_on(number: int, frame: Any) -> None:
@@ -133,6 +157,7 @@ def process_group() -> Iterator[Ranks]:
     else:
         device, backend = torch.device("cpu"), "gloo"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
+    leased = _hold_lease()
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None)
     try:
@@ -140,6 +165,8 @@ def process_group() -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        if leased is not None:
+            leased.close()
 
 
 def gather_objects(ranks: Ranks, value: Any) -> list[Any] | None:

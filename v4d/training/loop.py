@@ -71,7 +71,8 @@ class Learner:
     def __init__(self, model: VideoNet, stage: StageConfig, ranks: Ranks, seed: int):
         self.settings: TrainingConfig = stage.training
         self.ranks, self.seed = ranks, seed
-        self.model = model
+        # One after another in place: parameters, names and what is frozen stay.
+        self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.settings.sync_batchnorm else model
         model.gradient_checkpointing = self.settings.checkpoint_activations
         self.optimizer = build_optimizer(model, self.settings.optimizer)
         self.average = WeightAverage(model, self.settings.ema) if self.settings.ema else None

@@ -17,10 +17,11 @@ from v4d.errors import V4DError
 from v4d.files import write_json, write_text
 from v4d.models import create_model, freeze, gmac, parameter_count
 from v4d.models.network import VideoNet
-from v4d.models.saved import load_model, save_model
+from v4d.models.saved import save_model
 from v4d.tracking import Tracker, forget_stages, open_tracker
 from v4d.training.checkpoint import CheckpointFolder, check_identity
 from v4d.training.distributed import Ranks, barrier
+from v4d.training.initial import load_initial
 from v4d.training.loop import Diverged, Learner, Position, Preempted, StopSignal, train_epoch
 from v4d.training.precise_bn import measure_statistics
 from v4d.training.reporting import Reporter
@@ -112,17 +113,14 @@ class StageRun:
         return model.to(self.ranks.device)
 
     def _initialise(self, model: VideoNet) -> None:
-        if self.stage.init == "scratch":
+        source: str | Path = self.stage.init
+        if source == "scratch":
             return
-        if self.stage.init == "imagenet":
-            from v4d.models.imagenet import load_imagenet
-
-            load_imagenet(model, "imagenet")
-            return
-        path = Path(self.stage.init)
-        if self.stage.init == "previous":
-            path = self.folder.parent / self.earlier_stages[-1] / "final.pt"
-        load_weights(model, path)
+        if source == "previous":
+            source = self.folder.parent / self.earlier_stages[-1] / "final.pt"
+        new = load_initial(model, source, self.classes)
+        if self.ranks.is_main:
+            print(f"starts from {source}" + (f"; new: {new}" if new else ""), flush=True)
 
     def _train(self, learner: Learner, position: Position, reporter: "Reporter") -> None:
         stop = StopSignal()
@@ -351,31 +349,6 @@ def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str]
         raise V4DError(f"units {stage.units}: the longest training video has {longest} frames")
     if stage.training.sync_batchnorm and not torch.cuda.is_available():
         raise V4DError("training.sync_batchnorm needs GPUs")
-
-
-def load_weights(model: VideoNet, path: Path) -> None:
-    """Start from the weights of another model; 4D blocks that it lacks and another classifier stay new.
-
-    Raises:
-        V4DError: a weight of the backbone is missing or has another shape.
-    """
-    weights = load_model(path).model.state_dict()
-    own = model.state_dict()
-    if weights["fc.weight"].shape != own["fc.weight"].shape:
-        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
-    wrong = [
-        name
-        for name, value in own.items()
-        if "blocks4d" not in name
-        and not name.startswith("fc.")
-        and (name not in weights or weights[name].shape != value.shape)
-    ]
-    if wrong:
-        raise V4DError(
-            f"{path} does not fit {model.spec['arch']}: {wrong[0]} is missing or has another shape"
-        )
-    fitting = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
-    model.load_state_dict(own | fitting)
 
 
 def resolved_config(config: Config) -> Path:

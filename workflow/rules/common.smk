@@ -63,12 +63,15 @@ def final_targets():
 
 
 def weights_before(wildcards):
-    """The stage that this one starts from, where it starts from one."""
+    """The file that a stage starts from: the stage before it, one that the config names, or none."""
     stages = list(STAGES[wildcards.model])
-    index = stages.index(wildcards.stage)
-    if STAGES[wildcards.model][wildcards.stage]["init"] != "previous":
+    init = STAGES[wildcards.model][wildcards.stage]["init"]
+    if init in ("imagenet", "scratch"):
         return []
-    return f"{RESULTS}/{wildcards.model}/{stages[index - 1]}/final.pt"
+    if init != "previous":
+        return init
+    before = stages[stages.index(wildcards.stage) - 1]
+    return f"{RESULTS}/{wildcards.model}/{before}/final.pt"
 
 
 def tested_weights(wildcards):

@@ -1,0 +1,159 @@
+"""A lease on GPUs: jobs on one machine never share one, unless `V4D_SHARE_GPUS=1` tells them to.
+
+A file a GPU, locked (flock) by the launcher that took the GPU and by each process that works on it. The
+kernel lets go of the locks when the last of them is gone, however it ends, so nothing is left to clean up:
+neither a kill -9 of the launcher frees a GPU on which its processes live on, nor can a dead job keep one.
+"""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from v4d.errors import V4DError
+
+SHARE = "V4D_SHARE_GPUS"
+LEASES = "V4D_GPU_LEASES"
+"""The lock files of a job's GPUs, in the order of local ranks: how the launcher tells its processes."""
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as CUDA_VISIBLE_DEVICES names it, and as the whole machine knows it."""
+
+    token: str
+    uuid: str
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that this process may use.
+
+    Asked in a process of its own: naming a GPU wakes CUDA, which then keeps memory on it. By UUID, since an
+    index means another GPU in another container or Slurm step.
+    """
+    code = (
+        "import torch.cuda as c; print(*(c.get_device_properties(i).uuid for i in range(c.device_count())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise V4DError(f"the GPUs cannot be listed: {last}")
+    uuids = done.stdout.split()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    tokens = [token.strip() for token in named.split(",")] if named else [str(i) for i in range(len(uuids))]
+    return [Gpu(token, uuid) for token, uuid in zip(tokens, uuids, strict=False)]
+
+
+def lease_folder() -> Path:
+    """One folder for all users of the machine; each container has its own, as it has its own GPUs."""
+    folder = Path(tempfile.gettempdir()) / "v4d-gpus"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(0o1777)
+    return folder
+
+
+@contextmanager
+def lease(gpus: Sequence[Gpu], count: int, folder: Path) -> Iterator[list[Gpu]]:
+    """Hold `count` of the GPUs that nobody else holds; wait, and say for whom, while there are too few.
+
+    All or none are taken: two jobs that wait never hold what the other one needs.
+
+    Raises:
+        V4DError: there are fewer GPUs than `count`, or the folder cannot be written.
+    """
+    if count > len(gpus):
+        raise V4DError(f"{count} GPUs are needed, {len(gpus)} are visible")
+    said = False
+    while True:
+        taken = _take(gpus, count, folder)
+        if len(taken) == count:
+            break
+        if not said:
+            print(_waiting_words(gpus, count, folder), file=sys.stderr, flush=True)
+            said = True
+        time.sleep(POLL_SECONDS)
+    try:
+        yield [gpu for gpu, _ in taken]
+    finally:
+        for _, file in taken:
+            file.close()
+
+
+def lock_file(gpu: Gpu, folder: Path) -> Path:
+    return folder / f"{gpu.uuid}.lock"
+
+
+def hold(path: Path) -> TextIO:
+    """Share a launcher's lock for as long as the file that is returned stays open.
+
+    Raises:
+        BlockingIOError: somebody else has the GPU.
+    """
+    file = path.open("r")
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return file
+
+
+def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> list[tuple[Gpu, TextIO]]:
+    """The first `count` free GPUs with their locks, or none."""
+    taken: list[tuple[Gpu, TextIO]] = []
+    with _open(folder / "gate.lock") as gate:
+        # Everybody who takes comes through here, one after the other: between the try for a lock of one's own
+        # and its change into one that the processes can share, nobody else can slip in.
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        for gpu in gpus:
+            if len(taken) == count:
+                break
+            file = _open(lock_file(gpu, folder))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            fcntl.flock(file, fcntl.LOCK_SH)
+            taken.append((gpu, file))
+        if len(taken) < count:
+            for _, file in taken:
+                file.close()
+            return []
+        for _, file in taken:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+    return taken
+
+
+def _open(path: Path) -> TextIO:
+    """Open for reading and writing; whoever makes it lets all users write to it.
+
+    Made apart from opened: in a folder that all may write, Linux refuses O_CREAT on another user's file.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
+            path.chmod(0o666)  # whatever the umask
+        return path.open("r+")
+    except OSError as error:
+        raise V4DError(f"GPUs cannot be leased: {path}: {error.strerror}; {SHARE}=1 goes without") from error
+
+
+def _waiting_words(gpus: Sequence[Gpu], count: int, folder: Path) -> str:
+    holders = set()
+    for gpu in gpus:
+        with contextlib.suppress(OSError):
+            holders.add(lock_file(gpu, folder).read_text().strip())
+    named = ", ".join(sorted(holders - {""})) or "unknown"
+    return (
+        f"waiting for {count} of {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: they are leased to process "
+        f"{named}; {SHARE}=1 would share them"
+    )

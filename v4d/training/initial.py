@@ -1,0 +1,55 @@
+"""The weights that a training stage starts from: `init` in the config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from v4d.errors import V4DError
+from v4d.evaluation.checkpoint import load_any
+from v4d.models.imagenet import load_imagenet
+from v4d.models.network import VideoNet
+from v4d.models.saved import read_weights
+
+
+def load_initial(model: VideoNet, source: str | Path, classes: Sequence[str]) -> str:
+    """Start from "imagenet", or from a file: a finished model, a released checkpoint, or a 2D ResNet.
+
+    The classifier is taken over where the file's classes are these `classes`, a 4D block where the file has
+    it with the same kernel; else they stay as they are made.
+
+    Returns:
+        What stays new, in words; empty where nothing does.
+
+    Raises:
+        V4DError: no such file, or a weight of the backbone is missing or has another shape.
+    """
+    if source == "imagenet" or _is_2d(Path(source)):
+        load_imagenet(model, source)
+        return "classifier" + (" and 4D blocks" if model.blocks4d() else "")
+    finished = load_any(Path(source))
+    if not isinstance(finished.model, VideoNet):
+        raise V4DError(f"init: {source} is an exported program; give the checkpoint that it was made from")
+    weights = finished.model.state_dict()
+    if list(finished.classes) != list(classes):
+        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    own = model.state_dict()
+    fitting = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
+    left = [name for name in own if name not in fitting]
+    wrong = next((name for name in left if "blocks4d" not in name and not name.startswith("fc.")), None)
+    if wrong:
+        raise V4DError(
+            f"init: {source} does not fit {model.spec['arch']}: {wrong} is missing or has another shape"
+        )
+    model.load_state_dict(own | fitting)
+    parts = {"fc.": "classifier", "blocks4d": "4D blocks"}
+    return " and ".join(words for part, words in parts.items() if any(part in name for name in left))
+
+
+def _is_2d(path: Path) -> bool:
+    """Whether a file holds neither a model of ours nor one of the authors': a bare ResNet, if anything."""
+    if path.suffix == ".pt2":
+        return False
+    content = read_weights(path)
+    if not isinstance(content, dict) or "architecture" in content:
+        return False
+    tensors = content.get("state_dict", content)
+    return not any(str(name).endswith("new_fc.weight") for name in tensors)
