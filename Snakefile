@@ -20,3 +20,10 @@ rule all:
     input:
         final_targets(),
     localrule: True
+
+
+rule trained:
+    # `--until train` would stop at the first stage of each model: the later ones are `train` as well.
+    input:
+        [tested_weights(model) for model in CONFIG.models],
+    localrule: True

@@ -98,6 +98,34 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(tiny_data, tmp_path, und
     assert curves == expected_curves
 
 
+EVERYTHING = {
+    "accumulate": 2,
+    "mixup": 0.3,
+    "ema": 0.9,
+    "label_smoothing": 0.1,
+    "precise_bn_videos": 8,
+    "clip_grad_norm": 1.0,
+    "locality": 2,
+    "checkpoint_activations": True,
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "crop": {"kind": "random_resized", "flip": 0.5},
+    "checkpoint_minutes": 1e-9,
+    "log_steps": 1,
+}
+
+
+def test_with_every_option_on_it_is_the_same_too(tiny_data, tmp_path):
+    whole = project_with(tiny_data, tmp_path / "whole", **EVERYTHING)
+    assert train(whole) == 0
+    killed = project_with(tiny_data, tmp_path / "killed", **EVERYTHING)
+    for moment in (3, 4):  # in the first epoch, and once more in the second
+        assert train(killed, kill_at=moment) == -signal.SIGKILL
+    assert train(killed) == 0
+    (weights, curves), (expected_weights, expected_curves) = outcome(killed), outcome(whole)
+    assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
+    assert curves == expected_curves
+
+
 def test_the_curves_are_whole(undisturbed):
     _, curves = undisturbed
     assert [step for step, _ in curves["val/top1"]] == [1, 2]
@@ -105,11 +133,16 @@ def test_the_curves_are_whole(undisturbed):
     assert {"train/loss", "train/top1", "train/lr", "val/loss", "val/top5"} <= set(curves)
 
 
-def test_another_seed_gives_other_weights(tiny_data, tmp_path, undisturbed):
-    project = project_with(tiny_data, tmp_path / "p")
-    write_config(project, configs.merge(TINY, {"tracking": TRACKED, "seed": 1}))
-    assert train(project) == 0
-    assert not torch.equal(outcome(project)[0]["fc.weight"], undisturbed[0]["fc.weight"])
+def test_three_seeds_give_three_results_and_each_the_same_again(tiny_data, tmp_path, undisturbed):
+    classifiers = [undisturbed[0]["fc.weight"]]
+    for name, seed in (("first", 1), ("other", 2), ("again", 1)):
+        project = project_with(tiny_data, tmp_path / name)
+        write_config(project, configs.merge(TINY, {"tracking": TRACKED, "seed": seed}))
+        assert train(project) == 0
+        classifiers.append(outcome(project)[0]["fc.weight"])
+    zero, one, two, again = classifiers
+    assert torch.equal(one, again)
+    assert not any(torch.equal(*pair) for pair in ((zero, one), (zero, two), (one, two)))
 
 
 def test_other_settings_train_anew_in_a_new_run_and_nothing_is_lost(tiny_data, tmp_path):

@@ -51,12 +51,14 @@ def save_model(
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SavedModel:
-    """Build the network in a file written by `save_model`, in eval mode.
+    """Build the network in a file written by `save_model`, or in a checkpoint of its training, in eval mode.
 
     Raises:
         V4DError: no such file, not such a file, or one that would run code when loaded.
     """
     document = read_weights(path)
+    if isinstance(document, dict) and "identity" in document:
+        document = _of_training(document)
     if not isinstance(document, dict) or "architecture" not in document or "model" not in document:
         raise V4DError(f"{path} is no finished v4d model (it has no architecture); see `v4d import-released`")
     if document.get("format") != FORMAT:
@@ -68,6 +70,17 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Saved
         raise V4DError(f"{path}: weights do not fit {document['architecture']['arch']}: {error}") from error
     model.to(device).eval()
     return SavedModel(model, document["architecture"], document["classes"], document["info"])
+
+
+def _of_training(state: dict[str, Any]) -> dict[str, Any]:
+    """A training's checkpoint as a finished model: its averaged weights, where it keeps such."""
+    return {
+        "format": state["format"],
+        "model": state.get("average", state["model"]),
+        "architecture": state["identity"]["architecture"],
+        "classes": state["identity"]["classes"],
+        "info": state["info"],
+    }
 
 
 def read_weights(path: str | Path) -> Any:

@@ -39,7 +39,8 @@ class Reporter:
         )
         self.say(
             f"{len(self.run.train_videos)} training and {len(self.run.val_videos)} validation videos, "
-            f"{len(self.run.classes)} classes, batch {settings.batch_size} on {self.run.ranks.size} processes"
+            f"{len(self.run.classes)} classes, batch {settings.batch_size} on "
+            + ("1 process" if self.run.ranks.size == 1 else f"{self.run.ranks.size} processes")
             + (f"; goes on at {where}" if where else "")
         )
         self.epoch_start = self.last = self.begun = time.monotonic()
@@ -88,11 +89,8 @@ class Reporter:
             row["train/skipped_videos"] = skipped
         self.tracker.log_metrics(row, step=self.run.epoch_offset + position.epoch + 1, once=True)
         position.history.append({"epoch": position.epoch + 1, **row, "seconds": round(seconds, 2)})
-        self.say(
-            f"epoch {position.epoch + 1}/{self.run.settings.epochs}  train loss {row['train/loss']:.4f} "
-            f"top-1 {row['train/top1']:.1f} %  val loss {validation['val/loss']:.4f} "
-            f"top-1 {validation['val/top1']:.1f} % top-5 {validation['val/top5']:.1f} %  {seconds:.1f} s"
-        )
+        for line in epoch_table(position.history, self.run.settings.epochs):
+            self.say(line)
         self.epoch_start = self.last = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -113,6 +111,32 @@ class Reporter:
             f"(now {'automatic' if workers is None else workers}), set training.locality where frames do not "
             "fit into memory, or put data/ on a faster disk"
         )
+
+
+COLUMNS = {
+    "train loss": ("train/loss", ".4f"),
+    "top-1 %": ("train/top1", ".1f"),
+    "val loss": ("val/loss", ".4f"),
+    "val top-1 %": ("val/top1", ".1f"),
+    "val top-5 %": ("val/top5", ".1f"),
+    "videos/s": ("perf/videos_per_second", ".1f"),
+    "wait %": ("perf/data_wait_fraction", ".0%"),
+    "seconds": ("seconds", ".0f"),
+}
+
+
+def epoch_table(history: list[dict[str, float]], epochs: int, rows: int = 3) -> list[str]:
+    """The last epochs side by side, and the best one (`*`) where it is longer ago."""
+    best = max(history, key=lambda row: row["val/top1"])  # the first of equals
+    shown = [row for row in history if row is best or row in history[-rows:]]
+    lines = ["  ".join([f"{'epoch':>9}", *COLUMNS])]
+    for row in shown:
+        mark = "*" if row is best else " "
+        cells = [f"{row['epoch']:>{len(str(epochs))}}/{epochs} {mark}".rjust(9)]
+        for title, (key, form) in COLUMNS.items():
+            cells.append(format(row[key], form).removesuffix("%").rjust(len(title)))
+        lines.append("  ".join(cells))
+    return lines
 
 
 def _memory(device: torch.device) -> float:

@@ -200,15 +200,14 @@ class StageRun:
             "epoch": position.epoch,
             "identity": self.identity,
             "settings": self._settings(),
+            "info": self._info(),
             "world_size": self.ranks.size,
             "torch": str(torch.__version__),
         }
 
-    def _finish(self, learner: Learner, position: Position, tracker: Tracker) -> None:
-        """Write the stage's outputs and hand them to the tracker."""
-        model = self._validated_model(learner).eval()
-        crop = self.settings.crop.size
-        info = {
+    def _info(self) -> dict[str, Any]:
+        """What a file of weights says of its origin."""
+        return {
             "stage": _plain(dataclasses.asdict(self.stage)),
             "dataset": self.dataset["name"],
             "dataset_fingerprint": self.dataset["fingerprint"],
@@ -217,15 +216,19 @@ class StageRun:
             "frames": self.config.document["frames"],
             "testing": self.config.document["testing"],
             "git_sha": git_sha(),
-            "mlflow_run_id": tracker.run_id,
             "seed": self.config.seed,
         }
+
+    def _finish(self, learner: Learner, position: Position, tracker: Tracker) -> None:
+        """Write the stage's outputs and hand them to the tracker."""
+        model = self._validated_model(learner).eval()
+        crop = self.settings.crop.size
         save_model(
             self.folder / "final.pt",
             model,
             architecture=self.identity["architecture"],
             classes=self.classes,
-            info=info,
+            info=self._info() | {"mlflow_run_id": tracker.run_id},
         )
         numbers = {
             "stage": self.stage.name,
@@ -242,11 +245,11 @@ class StageRun:
             "dataset_fingerprint": self.dataset["fingerprint"],
         }
         write_json(self.folder / "metrics.json", numbers)
-        last = position.history[-1]
+        last, best = position.history[-1], position.best
         print(
             f"{self.model_config.name} {self.stage.name}: top-1 {last['val/top1']:.1f} % after "
-            f"{position.epoch} epochs, best {position.best['val/top1']:.1f} % in epoch "
-            f"{position.best['epoch']}; {self.folder / 'final.pt'}",
+            f"epoch {position.epoch}, in {self.folder / 'final.pt'}; best {best['val/top1']:.1f} % in "
+            f"epoch {best['epoch']}, in {self.checkpoints.folder / 'best.pt'}",
             flush=True,
         )
         tracker.log_artifact(self.folder / "metrics.json", self.stage.name)

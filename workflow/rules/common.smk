@@ -74,9 +74,7 @@ def weights_before(wildcards):
     return f"{RESULTS}/{wildcards.model}/{before}/final.pt"
 
 
-def tested_weights(wildcards):
-    """The weights that are tested: those of the last stage, or a file that the config names."""
-    model = CONFIG.models[wildcards.model]
-    return (
-        model.checkpoint or f"{RESULTS}/{wildcards.model}/{model.final.name}/final.pt"
-    )
+def tested_weights(name):
+    """A model's weights that are tested: those of the last stage, or a file that the config names."""
+    model = CONFIG.models[name]
+    return model.checkpoint or f"{RESULTS}/{name}/{model.final.name}/final.pt"

@@ -3,7 +3,7 @@
 
 rule test:
     input:
-        weights=tested_weights,
+        weights=lambda wildcards: tested_weights(wildcards.model),
         manifest=f"{DATA}/manifest.parquet",
         info=f"{DATA}/dataset.json",
         tracking=f"{RESULTS}/tracking.json",

@@ -1,0 +1,180 @@
+"""What is off by default and is asked for: each does what its name says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, assert_one_line_error, v4d, write_config
+from test_loop import ALONE, learner, stage, videos
+from torch import nn
+
+from v4d import config as configs
+from v4d.data.loader import Batch, normalise
+from v4d.models import create_model, freeze
+from v4d.models.saved import load_model
+from v4d.training.distributed import Ranks
+from v4d.training.loop import Learner, seed_step
+from v4d.training.precise_bn import measure_statistics
+from v4d.training.reporting import epoch_table
+
+BN = nn.modules.batchnorm._BatchNorm
+
+
+def test_mixup_by_hand():
+    """Videos and labels are mixed with one share: the loss is that of both labels, weighted."""
+    batch, own = videos(4), learner(ALONE, mixup=0.5)
+    seed_step(0, 3, 1, 0, 0)
+    share = float(torch.distributions.Beta(0.5, 0.5).sample())
+    assert 0 < share < 1
+    x, other = normalise(batch.frames), torch.tensor([3, 0, 1, 2])
+    with torch.no_grad():
+        logits = own.model(share * x + (1 - share) * x[other])
+    losses = share * F.cross_entropy(logits, batch.class_index, reduction="none")
+    losses += (1 - share) * F.cross_entropy(logits, batch.class_index[other], reduction="none")
+    loss, *_ = own.step([batch], epoch=3, step=1, part=3.1).tolist()
+    assert loss == pytest.approx(losses.sum().item(), rel=1e-5)
+
+
+def test_label_smoothing_by_hand():
+    batch, own = videos(4), learner(ALONE, label_smoothing=0.1)
+    with torch.no_grad():
+        log_p = own.model(normalise(batch.frames)).log_softmax(1)
+    right = log_p.gather(1, batch.class_index[:, None])[:, 0]
+    expected = -(0.9 * right + 0.1 * log_p.mean(1)).sum()
+    assert own.step([batch], 0, 0, 0.0)[0].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_adamw_is_torch_s():
+    batch = videos(4)
+    own = learner(ALONE, optimizer={"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "bias_lr_factor": 1})
+    model = learner(ALONE).model
+    plain = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in model.named_parameters() if decayed(model, n)], "weight_decay": 0.1},
+            {
+                "params": [p for n, p in model.named_parameters() if not decayed(model, n)],
+                "weight_decay": 0.0,
+            },
+        ],
+        lr=0.01,
+    )
+    for step in range(3):
+        own.step([batch], 0, step, 0.0)
+        for ours, theirs in zip(own.model.parameters(), model.parameters(), strict=True):
+            theirs.grad = ours.grad.clone()
+        plain.step()
+    for ours, theirs in zip(own.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def decayed(model: nn.Module, name: str) -> bool:
+    module = model.get_submodule(name.rpartition(".")[0])
+    return not isinstance(module, BN) and not name.endswith("bias")
+
+
+def test_synchronised_batch_norm_keeps_all_but_the_layers_kind():
+    torch.manual_seed(0)
+    model = create_model("v4d_tiny", num_classes=3, units=2, frames=2, preset="paper")
+    freeze(model, "batchnorm")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    x = torch.rand(2, 2, 3, 2, 16, 16)
+    expected = model.eval()(x)
+    model = Learner(model.train(), stage(sync_batchnorm=True), ALONE, seed=0).model
+    layers = [module for module in model.modules() if isinstance(module, BN)]
+    assert layers and all(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == fixed
+    assert model.stem.bn.training is False and all(b.bn.training for b in model.blocks4d().values())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(model.eval()(x), expected)
+
+
+def test_synchronised_batch_norm_on_a_cpu_is_one_line(tiny):
+    write_config(tiny, configs.merge(TINY, {"training": {"sync_batchnorm": True}}))
+    done = v4d("train", "--config", "config.yaml", "--model", "v4d", cwd=tiny, check=False)
+    assert_one_line_error(done, "training.sync_batchnorm needs GPUs")
+
+
+class Batches:
+    """A loader of one rank's batches, again and again the same."""
+
+    def __init__(self, *batches: Batch):
+        self.batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        assert epoch == 0
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_precise_statistics_are_those_of_the_videos():
+    """Of the first layer, whose input depends on no other statistics, by hand."""
+    model = learner(ALONE).model
+    model.stem.bn.running_mean.fill_(7.0)
+    model.stem.bn.momentum, first, second, unused = 0.1, videos(4, 1), videos(4, 2), videos(4, 3)
+    measure_statistics(model, Batches(first, second, unused), ALONE, batches=2)
+    model.stem.bn.eval()  # else it would go on counting
+    seen = []
+    hook = model.stem.bn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for batch in (first, second):
+        model(normalise(batch.frames))
+    hook.remove()
+    mean = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    var = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
+    assert torch.allclose(model.stem.bn.running_mean, mean, atol=1e-4)
+    assert torch.allclose(model.stem.bn.running_var, var, rtol=1e-3)
+    assert model.stem.bn.momentum == 0.1
+
+
+def test_frozen_statistics_are_left_alone():
+    model = create_model("v4d_tiny", num_classes=3, units=2, frames=2)
+    freeze(model, "batchnorm")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    measure_statistics(model, Batches(videos(4)), Ranks(0, 1, torch.device("cpu")), batches=1)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny):
+    write_config(tiny, configs.merge(TINY, {"training": {"ema": 0.9}}))
+    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    stage_folder = tiny / "results/tiny/v4d/main"
+    state = torch.load(stage_folder / "checkpoints/last.pt", weights_only=True)
+    final = load_model(stage_folder / "final.pt").model.state_dict()
+    assert all(torch.equal(final[name], value) for name, value in state["average"].items())
+    assert any(not torch.equal(final[name], value) for name, value in state["model"].items())
+
+
+def test_a_checkpoint_of_a_training_is_a_model_too(tiny):
+    """So that the best epoch can be tested, exported and used like the last one."""
+    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    stage_folder = tiny / "results/tiny/v4d/main"
+    last, final = load_model(stage_folder / "checkpoints/last.pt"), load_model(stage_folder / "final.pt")
+    assert all(torch.equal(final.model.state_dict()[n], v) for n, v in last.model.state_dict().items())
+    assert last.classes == final.classes and last.architecture == final.architecture
+    assert last.info == {key: value for key, value in final.info.items() if key != "mlflow_run_id"}
+    best = "results/tiny/v4d/main/checkpoints/best.pt"
+    write_config(tiny, configs.merge(TINY, {"models": {"v4d": {"checkpoint": best}}}), "best.yaml")
+    v4d("test", "--config", "best.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    assert (tiny / "results/tiny/v4d/test/metrics.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_rate_and_videos(tiny):
+    changes = {"training": {"optimizer": {"lr": 1e30}, "schedule": {"name": "constant"}, "log_steps": 1}}
+    write_config(tiny, configs.merge(TINY, changes | {"models": {"v4d": {"dropout": 0.0}}}))
+    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 2, cwd=tiny, check=False)
+    assert_one_line_error(done, "of epoch 1, learning rate 1e+30, videos train_0", "debug.pt")
+    folder = tiny / "results/tiny/v4d/main"
+    assert not (folder / "final.pt").exists() and not (folder / "checkpoints/last.pt").exists()
+    state = torch.load(folder / "checkpoints/debug.pt", weights_only=True)
+    assert any(not value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+
+
+def test_the_epochs_as_a_table():
+    row = {"train/loss": 1.5, "train/top1": 40.0, "val/loss": 1.25, "val/top5": 90.0, "seconds": 12.3}
+    row |= {"perf/videos_per_second": 81.26, "perf/data_wait_fraction": 0.031}
+    history = [row | {"epoch": n, "val/top1": top1} for n, top1 in enumerate([10, 60, 50, 60, 20, 30], 1)]
+    lines = epoch_table(history, epochs=100)
+    assert [line.split()[0] for line in lines] == ["epoch", "2/100", "4/100", "5/100", "6/100"]
+    assert [line.split()[1] == "*" for line in lines[1:]] == [True, False, False, False]
+    assert lines[1].split()[2:] == ["1.5000", "40.0", "1.2500", "60.0", "90.0", "81.3", "3", "12"]
+    assert len({len(line) for line in lines}) == 1
