@@ -55,6 +55,8 @@ class KineticsConfig:
     class_count: int | None
     youtube: bool
     cookies: str | None
+    youtube_wait: float
+    give_up: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ class DatasetConfig:
     def root(self) -> Path:
         """Folder of everything that is made of this data set."""
         return Path("data") / self.name
+
+    def given_up(self, split: str, part: str) -> bool:
+        """Whether the user does without the rest of a part."""
+        return self.source == "kinetics" and f"{split}/{part}" in self.kinetics.give_up
 
 
 @dataclass(frozen=True)
@@ -360,6 +366,16 @@ def _check_relations(document: dict[str, Any]) -> None:
         absent = [s for s in dataset["splits"] if s not in dataset["kinetics"]["parts"]]
         if absent:
             raise V4DError(f"config: dataset.kinetics.parts has no entry for split {absent[0]!r}")
+        _check_give_up(dataset["kinetics"])
+
+
+def _check_give_up(kinetics: dict[str, Any]) -> None:
+    """A mistyped part would be waited for in vain."""
+    names = {split: [f"part_{n}" for n in range(count)] for split, count in kinetics["parts"].items()}
+    for entry in kinetics["give_up"]:
+        split, part = entry.split("/")
+        if part not in [*names.get(split, []), "youtube"]:
+            raise V4DError(f"config: dataset.kinetics.give_up: there is no part {entry!r}")
 
 
 def _check_stage(name: str, stage: dict[str, Any], splits: list[str], trains: bool) -> None:

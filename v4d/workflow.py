@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,17 @@ def closing_words(config: Config) -> str:
 
 
 def annotation_settings(config: Config) -> dict[str, Any]:
-    """The part of `dataset` that decides which videos should exist, and how they are dealt to parts."""
+    """The part of `dataset` that decides which videos should exist, and how they are dealt to parts.
+
+    Of Kinetics not the addresses: what came from one is locked by its sha256, and another mirror in the
+    middle of a download is no reason to begin anew.
+    """
     dataset = config.document["dataset"]
+    settings = dataset[dataset["source"]]
+    if dataset["source"] == "kinetics":
+        settings = {key: settings[key] for key in ("version", "subset", "class_count", "mini_sha256")}
     return {key: dataset[key] for key in ("source", "splits", "part_size", "limit")} | {
-        "source_settings": _without(dataset[dataset["source"]], "keep_archives", "connections", "rate_limit")
+        "source_settings": settings
     }
 
 
@@ -124,7 +132,34 @@ def archive_settings(config: Config) -> dict[str, Any]:
     dataset = config.document["dataset"]
     if dataset["source"] == "synthetic":
         return dataset["synthetic"] | {"part_size": dataset["part_size"]}
-    return {"base_url": dataset["kinetics"]["base_url"], "version": dataset["kinetics"]["version"]}
+    return {"version": dataset["kinetics"]["version"]}
+
+
+def given_up(config: Config) -> Callable[[Any], bool]:
+    """For a rule's params: whether the user does without the rest of a job's part."""
+    return lambda wildcards: config.dataset.given_up(wildcards.split, wildcards.get("part", "youtube"))
+
+
+def archive_ledgers(config: Config) -> Callable[[Any], list[str]]:
+    """For a rule's input: the clips' ledgers of all archives of a split; they say what is in none."""
+    folder = config.dataset.root / "clips"
+    return lambda wildcards: [
+        f"{folder}/{wildcards.split}/{part}.parquet"
+        for part in annotations.archive_names(config.dataset, wildcards.split)
+    ]
+
+
+def failures(config: Config, since: float) -> list[str]:
+    """A line for each job that has failed since a time (seconds since 1970): its log and its last error."""
+    lines = []
+    root = Path("logs") / config.name
+    for log in sorted(root.rglob("*.log")):
+        if log.stat().st_mtime >= since:
+            errors = [line for line in log.read_text(errors="replace").splitlines() if ": error: " in line]
+            if errors:
+                job = log.relative_to(root).with_suffix("")
+                lines.append(f"  {job}: {errors[-1].partition(': error: ')[2]}")
+    return [f"\n{len(lines)} failed, and say why:", *lines] if lines else []
 
 
 def testing_settings(config: Config) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from v4d import config
 from v4d.data import transfer
-from v4d.data.archives import check_archive
+from v4d.data.archives import check_archive, read_members
 from v4d.data.download import bring_archive
 from v4d.data.etag import digest, multipart_etag
 from v4d.data.fetch import fetch
@@ -416,6 +416,36 @@ def test_a_list_that_differs_from_the_config_says_what_changed(at, layout, lines
     with pytest.raises(V4DError, match=words):
         bring_archive(dataset_of((at / "copy").as_uri()), "train", "part_0", HASTE)
     assert not Path("data/k/archives").exists()
+
+
+def test_an_archive_that_is_given_up_is_an_archive_of_nothing(at, layout):
+    (at / "copy").mkdir()
+    shutil.copytree(layout.root / "400", at / "copy/400")
+    (at / "copy/400/train/part_1.tar.gz").unlink()
+    (at / "copy/400/train/k400_train_path.txt").write_text("https://example.org/part_0.tar.gz\n")
+    dataset = dataset_of((at / "copy").as_uri(), give_up=["train/part_1"])
+    bring_archive(dataset, "train", "part_0", HASTE)
+    path = bring_archive(dataset, "train", "part_1", HASTE)
+    assert list(read_members(path, lambda *video: True)) == []
+    assert verify_archives(dataset) == [] and "train/part_1.tar.gz" not in LockFile(dataset.root).entries()
+    shutil.copy(layout.root / "400/train/part_1.tar.gz", at / "copy/400/train/part_1.tar.gz")
+    shutil.copy(layout.root / "400/train/k400_train_path.txt", at / "copy/400/train/k400_train_path.txt")
+    dataset = dataset_of((at / "copy").as_uri())  # it is there again, and wanted again
+    whole = bring_archive(dataset, "train", "part_1", HASTE)
+    assert whole.read_bytes() == (layout.root / "400/train/part_1.tar.gz").read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["gone", "truncated"])
+def test_an_archive_that_cannot_be_had_says_how_to_do_without_it(at, layout, fault):
+    shutil.copytree(layout.root / "400", at / "copy/400")
+    path = at / "copy/400/train/part_1.tar.gz"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    if fault == "gone":
+        path.unlink()
+    with mirror.Mirror(at / "copy") as server, pytest.raises(V4DError) as error:
+        bring_archive(dataset_of(server.url), "train", "part_1", HASTE)
+    assert "dataset.kinetics.give_up: [train/part_1]" in str(error.value)
+    assert not Path("data/k/archives/train/part_1.tar.gz").exists()
 
 
 def test_a_trial_run_may_take_fewer_archives_than_there_are(at, layout):

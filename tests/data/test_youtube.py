@@ -6,15 +6,17 @@ from pathlib import Path
 
 import broken_videos
 import mirror
+import pandas
 import pytest
 
 from v4d import config
 from v4d.data import youtube
-from v4d.data.annotations import write_annotations
+from v4d.data.annotations import part_names, write_annotations
 from v4d.data.download import bring_archive
 from v4d.data.lockfile import verify_archives
 from v4d.data.parts import make_part
 from v4d.errors import V4DError
+from v4d.ffmpeg import Finished
 
 CLIPS = config.ClipsConfig(
     size="32x24", gop=4, crf=18, preset="veryfast", fps=None, min_frames=1, timeout=20, keep=True
@@ -27,14 +29,19 @@ def watchdog():
         yield
 
 
+def configured(layout: mirror.Layout, **changes) -> config.DatasetConfig:
+    kinetics = {"base_url": layout.root.as_uri(), "parts": {"val": 1}, "class_count": None}
+    kinetics |= {"youtube": True, "youtube_wait": 1e-6, **changes}
+    settings = {"name": "k", "source": "kinetics", "splits": ["val"], "kinetics": kinetics}
+    return config.build(config.resolve({"name": "k", "dataset": settings})).dataset
+
+
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """A validation split of one archive, clips made; two of its videos are in no archive."""
     monkeypatch.chdir(tmp_path)
     layout = mirror.build_layout(tmp_path / "mirror", {"val": 1}, videos=4)
-    kinetics = {"base_url": layout.root.as_uri(), "parts": {"val": 1}, "class_count": None, "youtube": True}
-    settings = {"name": "k", "source": "kinetics", "splits": ["val"], "kinetics": kinetics}
-    dataset = config.build(config.resolve({"name": "k", "dataset": settings})).dataset
+    dataset = configured(layout)
     write_annotations(dataset, dataset.root / "annotations")
     bring_archive(dataset, "val", "part_0")
     make_part(dataset, CLIPS, "val", "part_0", threads=2)
@@ -84,7 +91,7 @@ def test_what_is_missing_comes_and_what_is_gone_is_a_row_with_the_reason(dataset
     there, gone = sorted(youtube.missing_videos(dataset, "val")["video_id"])
     site.answer(there, "deliver()")
     site.answer(gone, "fail('Private video. Sign in if you were granted access')")
-    archive = youtube.bring_missing(dataset, "val", wait=0)
+    archive = youtube.bring_missing(dataset, "val")
     with tarfile.open(archive) as tar:
         assert tar.getnames() == [f"{there}_000012_000022.mp4"]
     ledger = make_part(dataset, CLIPS, "val", youtube.PART, threads=1).set_index("video_id")
@@ -97,7 +104,7 @@ def test_what_is_missing_comes_and_what_is_gone_is_a_row_with_the_reason(dataset
 def test_only_the_annotated_span_is_asked_for_and_cookies_only_where_configured(dataset, site):
     for video_id in youtube.missing_videos(dataset, "val")["video_id"]:
         site.answer(video_id, "deliver()")
-    youtube.bring_missing(dataset, "val", wait=0)
+    youtube.bring_missing(dataset, "val")
     for call in site.calls():
         assert call[call.index("--download-sections") + 1] == "*12-22"
         assert "--cookies" not in call
@@ -108,13 +115,16 @@ def test_a_run_of_refusals_ends_it_and_a_later_run_goes_on(dataset, site):
     first, second = youtube.missing_videos(dataset, "val")["video_id"]
     site.answer(first, "deliver()")
     site.answer(second, "fail('HTTP Error 429: Too Many Requests')")
-    with pytest.raises(V4DError, match=r"refuses, 6 times in a row.*429.*1 videos came and stay"):
-        youtube.bring_missing(dataset, "val", wait=0)
+    with pytest.raises(
+        V4DError, match=r"refuses, 6 times in a row.*429.*1 videos came now and stay"
+    ) as error:
+        youtube.bring_missing(dataset, "val")
+    assert "dataset.kinetics.give_up: [val/youtube]" in str(error.value)
     archive = Path("data/k/archives/val/youtube.tar.gz")
     assert not archive.exists()
     assert [call[-1][-11:] for call in site.calls()] == [first] + [second] * youtube.REFUSALS
     site.answer(second, "deliver()")
-    youtube.bring_missing(dataset, "val", wait=0)
+    youtube.bring_missing(dataset, "val")
     assert [call[-1][-11:] for call in site.calls()][-1] == second
     assert len(site.calls()) == 1 + youtube.REFUSALS + 1  # the first was not asked for again
     with tarfile.open(archive) as tar:
@@ -125,7 +135,7 @@ def test_what_was_gone_is_not_asked_for_again(dataset, site):
     for video_id in youtube.missing_videos(dataset, "val")["video_id"]:
         site.answer(video_id, "fail('Video unavailable. This video has been removed by the uploader')")
     for _ in range(2):
-        youtube.bring_missing(dataset, "val", wait=0)
+        youtube.bring_missing(dataset, "val")
     assert len(site.calls()) == 2
 
 
@@ -135,9 +145,81 @@ def test_a_download_that_hangs_or_ends_without_a_file_is_no_success(dataset, sit
     site.answer(first, "pass")
     site.answer(second, "deliver(); time.sleep(100)")
     with pytest.raises(V4DError, match="no answer within the deadline"):
-        youtube.bring_missing(dataset, "val", wait=0, deadline=1.0)
+        youtube.bring_missing(dataset, "val", deadline=1.0)
     assert youtube.outcomes(dataset, "val") == {first: "yt-dlp ended with 0"}
     assert not list(Path("data/k/archives/val/youtube").glob("[!.]*.mp4"))
+
+
+def test_one_that_is_refused_comes_last_and_holds_nobody_up(dataset, site):
+    first, second = youtube.missing_videos(dataset, "val")["video_id"]
+    site.answer(first, "deliver() if (here / 'let').exists() else fail('HTTP Error 403: Forbidden')")
+    site.answer(second, "(here / 'let').touch(); deliver()")
+    youtube.bring_missing(dataset, "val")
+    assert [call[-1][-11:] for call in site.calls()] == [first, second, first]
+
+
+@pytest.mark.parametrize(
+    ("words", "passing"),
+    [
+        ("HTTP Error 429: Too Many Requests", True),
+        ("Sign in to confirm you\u2019re not a bot. Use --cookies", True),
+        ("unable to download video data: HTTP Error 403: Forbidden", True),
+        ("ffmpeg exited with code 8", True),
+        ("Unable to extract data; please report this issue on https://github.com/yt-dlp/yt-dlp/issues", True),
+        ("unable to write data: [Errno 28] No space left on device", True),
+        ("Sign in to confirm your age. This video may be inappropriate for some users.", False),
+        ("Private video. Sign in if you've been granted access to this video", False),
+        (
+            "Video unavailable. This video is no longer available because the account has been terminated.",
+            False,
+        ),
+        ("The uploader has not made this video available in your country", False),
+    ],
+)
+def test_what_is_about_the_video_is_told_from_what_passes(words, passing):
+    finished = Finished(1, False, (f"ERROR: [youtube] {words}",), ())
+    assert youtube._passing(finished, youtube._words(finished)) == passing
+    crashed = Finished(1, False, ("Traceback (most recent call last):", "ImportError: x"), ())
+    assert youtube._passing(crashed, youtube._words(crashed))
+
+
+def test_given_up_what_has_come_is_all_there_is(dataset, site, tmp_path):
+    first, second = youtube.missing_videos(dataset, "val")["video_id"]
+    site.answer(first, "deliver()")
+    site.answer(second, "fail('HTTP Error 429: Too Many Requests')")
+    with pytest.raises(V4DError, match="refuses"):
+        youtube.bring_missing(dataset, "val")
+    asked = len(site.calls())
+    dataset = configured(mirror.Layout(tmp_path / "mirror"), give_up=["val/youtube"])
+    youtube.bring_missing(dataset, "val")
+    assert len(site.calls()) == asked
+    ledger = make_part(dataset, CLIPS, "val", youtube.PART, threads=1).set_index("video_id")
+    assert dict(ledger["status"]) == {first: "ok", second: "missing"}
+    assert ledger["reason"][second] == "in no archive (given up: val/youtube); YouTube: not asked"
+
+
+def test_a_video_that_is_broken_in_its_archive_is_asked_for_too(dataset, site):
+    path = Path("data/k/clips/val/part_0.parquet")
+    ledger = pandas.read_parquet(path)
+    broken = ledger["video_id"][0]
+    ledger.loc[0, ["status", "reason"]] = "corrupt", "moov atom not found"
+    ledger.to_parquet(path)
+    for video_id in youtube.missing_videos(dataset, "val")["video_id"]:
+        site.answer(video_id, "deliver()" if video_id == broken else "fail('Private video')")
+    youtube.bring_missing(dataset, "val")
+    found = make_part(dataset, CLIPS, "val", youtube.PART, threads=1).set_index("video_id")
+    assert found["status"][broken] == "ok" and len(found) == 3
+
+
+def test_a_cookies_file_that_is_not_there_is_said_before_anything_is_asked(dataset, site, tmp_path):
+    dataset = configured(mirror.Layout(tmp_path / "mirror"), cookies="no.txt")
+    with pytest.raises(V4DError, match=r"dataset\.kinetics\.cookies: no such file: no\.txt"):
+        youtube.bring_missing(dataset, "val")
+    Path("no.txt").touch()
+    for video_id in youtube.missing_videos(dataset, "val")["video_id"]:
+        site.answer(video_id, "deliver()")
+    youtube.bring_missing(dataset, "val")
+    assert all(call[call.index("--cookies") + 1] == "no.txt" for call in site.calls())
 
 
 def test_off_by_default_and_clear_without_the_extra(dataset, monkeypatch):
@@ -146,8 +228,11 @@ def test_off_by_default_and_clear_without_the_extra(dataset, monkeypatch):
     kinetics = {"parts": {"val": 1}}
     settings = {"name": "k", "source": "kinetics", "splits": ["val"], "kinetics": kinetics}
     default = config.build(config.resolve({"name": "k", "dataset": settings})).dataset
-    with pytest.raises(V4DError, match="YouTube is off"):
-        bring_archive(default, "val", youtube.PART)
+    for job in (bring_archive, lambda *part: make_part(part[0], CLIPS, *part[1:], threads=1)):
+        with pytest.raises(V4DError, match="YouTube is off"):
+            job(default, "val", youtube.PART)
+    assert part_names(default, "val") == ["part_0"]
+    assert part_names(dataset, "val") == ["part_0", "youtube"]
 
 
 def test_what_is_missing_is_known_only_when_all_clips_are_made(dataset):

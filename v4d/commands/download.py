@@ -8,7 +8,7 @@ from v4d import config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="config file")
     parser.add_argument("--split", required=True, help="split, e.g. train")
-    parser.add_argument("--part", required=True, help="part, e.g. part_0")
+    parser.add_argument("--part", required=True, help="part, e.g. part_0; youtube, replacements")
 
 
 def run(args: argparse.Namespace) -> None:

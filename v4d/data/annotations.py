@@ -18,6 +18,8 @@ from v4d.files import atomic_path, write_json
 
 COLUMNS = ("video_id", "label", "class_index", "time_start", "time_end", "split", "part", "path")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv")
+YOUTUBE = "youtube"
+"""The part of what no archive of Kinetics holds, where dataset.kinetics.youtube is on."""
 
 
 def write_annotations(dataset: DatasetConfig, folder: Path) -> dict[str, int]:
@@ -45,12 +47,23 @@ def write_annotations(dataset: DatasetConfig, folder: Path) -> dict[str, int]:
 def part_names(dataset: DatasetConfig, split: str) -> list[str]:
     """The parts of a split, known before anything has run: the workflow's jobs are made of them."""
     if dataset.source == "kinetics":
-        return [f"part_{n}" for n in range(dataset.kinetics.parts[split])]
+        return archive_names(dataset, split) + ([YOUTUBE] if dataset.kinetics.youtube else [])
     if dataset.source == "folder":
         count = len(folder_videos(dataset, split))
     else:
         count = dataset.synthetic.videos[split]
     return [f"part_{n}" for n in range(max(1, -(-count // dataset.part_size)))]
+
+
+def archive_names(dataset: DatasetConfig, split: str) -> list[str]:
+    """The parts of a split of Kinetics that the public archives hold."""
+    return [f"part_{n}" for n in range(dataset.kinetics.parts[split])]
+
+
+def absence(dataset: DatasetConfig, split: str) -> str:
+    """Why an annotated video may be nowhere: no list says which archive should have held it."""
+    names = [f"{split}/{part}" for part in part_names(dataset, split) if dataset.given_up(split, part)]
+    return f"in no archive (given up: {', '.join(names)})" if names else "in no archive"
 
 
 def source_state(dataset: DatasetConfig) -> str:

@@ -1,12 +1,13 @@
 """Archives, brought here: rendered for the synthetic set, downloaded and locked for Kinetics."""
 
-import re
 import sys
+import tarfile
 import urllib.parse
 from pathlib import Path
 
 from v4d.config import DatasetConfig
 from v4d.data import youtube
+from v4d.data.annotations import archive_names
 from v4d.data.archives import check_archive
 from v4d.data.etag import digest
 from v4d.data.fetch import fetch
@@ -14,9 +15,10 @@ from v4d.data.joblock import exclusive
 from v4d.data.kinetics import archive_list_url, archive_url, replacements_path, replacements_url
 from v4d.data.lockfile import LockEntry, LockFile
 from v4d.data.measured import measured
-from v4d.data.remote import Broken, Patience, read_text
+from v4d.data.remote import Broken, Patience, UnavailableError, read_text
 from v4d.data.replacements import repack
 from v4d.errors import V4DError
+from v4d.files import atomic_path
 
 PATIENCE = Patience()
 
@@ -25,7 +27,8 @@ def bring_archive(dataset: DatasetConfig, split: str, part: str, patience: Patie
     """Bring one archive; the path it then has.
 
     Args:
-        part: `part_<i>`; for Kinetics also `replacements`, and `youtube` for what no archive holds.
+        part: `part_<i>`; for Kinetics also `replacements`, and `youtube` for what no archive holds. In the
+            place of one that is given up (dataset.kinetics.give_up) comes an archive of nothing.
 
     Raises:
         V4DError: the source has no archives or no such part, the archive cannot be had or is another than
@@ -49,11 +52,24 @@ def bring_archive(dataset: DatasetConfig, split: str, part: str, patience: Patie
     if part == youtube.PART:
         return youtube.bring_missing(dataset, split)
     _check_part(dataset, split, part)
+    if dataset.given_up(split, part):
+        return _nothing(path, f"{split}/{part}")
     _check_list(dataset, split)
     bring_replacements(dataset, split, patience)
     with measured(dataset.root, "archives", split, part) as cost:
-        _bring(dataset, archive_url(dataset.kinetics, split, part), path, patience)
+        try:
+            _bring(dataset, archive_url(dataset.kinetics, split, part), path, patience)
+        except UnavailableError as error:
+            way_out = f"dataset.kinetics.give_up: [{split}/{part}] makes the data set without this archive"
+            raise V4DError(f"{error}; {way_out}") from error
         cost.bytes = path.stat().st_size
+    return path
+
+
+def _nothing(path: Path, name: str) -> Path:
+    print(f"{name} is given up (dataset.kinetics.give_up): its videos count as missing", file=sys.stderr)
+    with exclusive(path), atomic_path(path) as temporary, tarfile.open(temporary, "w"):
+        pass
     return path
 
 
@@ -115,10 +131,9 @@ def _adopted(lock: LockFile, name: str, path: Path, url: str) -> bool:
 
 
 def _check_part(dataset: DatasetConfig, split: str, part: str) -> None:
-    count = dataset.kinetics.parts[split]
-    match = re.fullmatch(r"part_(\d+)", part)
-    if match is None or int(match[1]) >= count:
-        raise V4DError(f"no part {part!r}: {split} has part_0 to part_{count - 1} (dataset.kinetics.parts)")
+    names = archive_names(dataset, split)
+    if part not in names:
+        raise V4DError(f"no part {part!r}: {split} has part_0 to {names[-1]} (dataset.kinetics.parts)")
 
 
 def _check_list(dataset: DatasetConfig, split: str) -> None:
@@ -137,8 +152,9 @@ def _check_list(dataset: DatasetConfig, split: str) -> None:
         return
     addresses = [line.strip() for line in text.splitlines() if line.strip()]
     listed = {Path(urllib.parse.urlsplit(address).path).name for address in addresses}
-    expected = {f"part_{number}.tar.gz" for number in range(dataset.kinetics.parts[split])}
-    gone = _in_order(expected - listed)
+    expected = {f"{part}.tar.gz" for part in archive_names(dataset, split)}
+    given_up = {f"{part}.tar.gz" for part in archive_names(dataset, split) if dataset.given_up(split, part)}
+    gone = _in_order(expected - listed - given_up)
     new = [] if dataset.limit is not None else _in_order(listed - expected)
     if gone or new:
         changes = [f"{len(gone)} are not there any more ({_some(gone)})"] if gone else []
@@ -146,6 +162,7 @@ def _check_list(dataset: DatasetConfig, split: str) -> None:
         raise V4DError(
             f"the archives of {split} have changed: {url} lists {len(listed)}, "
             f"dataset.kinetics.parts.{split} is {len(expected)}: {' and '.join(changes)}"
+            + ("; dataset.kinetics.give_up does without some" if gone else "")
         )
 
 

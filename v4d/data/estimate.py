@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas
 
 from v4d.config import ClipsConfig, Config, DatasetConfig, FramesConfig, frame_size
-from v4d.data.annotations import folder_videos, part_names
+from v4d.data.annotations import archive_names, folder_videos
 from v4d.data.kinetics import published_counts
 from v4d.data.lockfile import LockFile
 from v4d.data.measured import total_cost
@@ -138,7 +138,8 @@ def _archives(dataset: DatasetConfig, videos: int) -> Stage:
         scale = (dataset.synthetic.size / 128) ** 2
         size, cpu = SYNTHETIC_BYTES * scale * videos, SYNTHETIC_CPU * scale * videos
         return Stage("archives", videos, 0.0, 0.0, cpu, "averages", passing=size)
-    count = sum(len(part_names(dataset, split)) for split in dataset.splits)
+    parts = [(split, part) for split in dataset.splits for part in archive_names(dataset, split)]
+    count = sum(not dataset.given_up(*part) for part in parts)
     entries = LockFile(dataset.root).entries()
     sizes = [entry.size for name, entry in entries.items() if "/part_" in name]
     size = sum(sizes) / len(sizes) if sizes else ARCHIVE_BYTES

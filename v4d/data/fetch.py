@@ -14,7 +14,7 @@ from pathlib import Path
 from v4d.data.etag import digest
 from v4d.data.joblock import exclusive
 from v4d.data.lockfile import LockEntry
-from v4d.data.remote import Broken, Changed, Patience, Remote, local_path, probe
+from v4d.data.remote import Broken, Changed, Patience, Remote, UnavailableError, local_path, probe
 from v4d.data.transfer import Transfer, journal_of
 from v4d.errors import V4DError
 from v4d.files import sync_file, sync_folder
@@ -25,7 +25,7 @@ SPARE_BYTES = 256 << 20
 """What a download leaves free on the disk."""
 
 
-class WrongContentError(V4DError):
+class WrongContentError(UnavailableError):
     """A file came whole and is not what it should be. `final`: it would be the same the next time."""
 
     def __init__(self, message: str, final: bool = False):
@@ -92,7 +92,7 @@ def _download(
             return remote
         except Changed:
             _discard(partial)
-    raise V4DError(f"{url} keeps changing while it is downloaded")
+    raise UnavailableError(f"{url} keeps changing while it is downloaded")
 
 
 def _persist(action: Callable[[], Remote], patience: Patience) -> Remote:
@@ -114,6 +114,8 @@ def _copy(url: str, partial: Path) -> Remote:
         partial.unlink(missing_ok=True)
         _check_space(partial, size)
         shutil.copyfile(source, partial)
+    except FileNotFoundError as error:
+        raise UnavailableError(f"no such file: {source}") from error
     except OSError as error:
         raise V4DError(f"cannot copy {source}: {error.strerror}") from error
     return Remote(size=size)

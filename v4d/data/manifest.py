@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from v4d.config import Config
-from v4d.data.annotations import part_names
+from v4d.data.annotations import absence, part_names
 from v4d.errors import V4DError
 from v4d.files import atomic_path, read_json, write_json
 
@@ -35,6 +35,9 @@ MANIFEST_COLUMNS = [
     "height",
     "bytes",
 ]
+
+_NAMED = 10
+"""Parts that a message names."""
 
 
 def write_manifest(config: Config) -> dict[str, Any]:
@@ -103,7 +106,9 @@ def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
     if annotated["video_id"].duplicated().any():
         twice = annotated.loc[annotated["video_id"].duplicated(), "video_id"].iloc[0]
         raise V4DError(f"annotations of {split}: {twice} is listed twice")
-    ledgers = [_checked_ledger(root, split, part) for part in part_names(config.dataset, split)]
+    parts = part_names(config.dataset, split)
+    _check_finished(config, split, parts)
+    ledgers = [_checked_ledger(root, split, part) for part in parts]
     found = pandas.concat(ledgers, ignore_index=True)
     strangers = set(found["video_id"]) - set(annotated["video_id"])
     if strangers:
@@ -116,13 +121,27 @@ def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
     table = annotated.drop(columns="part").merge(found[columns], on="video_id", how="left", validate="1:1")
     absent = table["status"].isna()
     table.loc[absent, "status"] = "missing"
-    table.loc[absent, "reason"] = "in no archive"
+    table.loc[absent, "reason"] = absence(config.dataset, split)
     table["part"] = table["part"].fillna("")
     table["reason"] = table["reason"].fillna("")
     for name in ("num_frames", "width", "height", "bytes"):
         table[name] = table[name].fillna(0).astype("int64")
     extra = [name for name in table.columns if name not in MANIFEST_COLUMNS]
     return table[MANIFEST_COLUMNS + extra]
+
+
+def _check_finished(config: Config, split: str, parts: list[str]) -> None:
+    """Name every part that is not done, and the way to do without."""
+    folder = config.dataset.root / "frames" / split
+    absent = [part for part in parts if not (folder / f"{part}.parquet").exists()]
+    if absent:
+        named = ", ".join(f"{split}/{part}" for part in absent[:_NAMED]) + (
+            ", ..." if absent[_NAMED:] else ""
+        )
+        message = f"{len(absent)} of {len(parts)} parts are not done: {named}"
+        if config.dataset.source == "kinetics":
+            message += "; dataset.kinetics.give_up makes the data set without them"
+        raise V4DError(f"{message} (no such file: {folder / absent[0]}.parquet)")
 
 
 def _checked_ledger(root: Path, split: str, part: str) -> pandas.DataFrame:

@@ -1,13 +1,13 @@
 """From a config to the clips of one part: which videos, from where."""
 
-import itertools
 from collections.abc import Iterator
 
 import pandas
 
 from v4d.config import ClipsConfig, DatasetConfig
 from v4d.data import youtube
-from v4d.data.annotations import part_names
+from v4d.data.annotations import YOUTUBE, part_names
+from v4d.data.archives import ArchiveError
 from v4d.data.clips import SourceVideo, archive_videos, file_videos, make_clips
 from v4d.data.kinetics import replacements_path
 from v4d.data.measured import measured
@@ -25,18 +25,17 @@ def make_part(
     """
     expected = _annotations(dataset, split)
     _check_part(dataset, split, part, set(expected["part"]))
-    archive = dataset.root / "archives" / split / f"{part}.tar.gz"
     total = max(1, round(len(expected) / len(part_names(dataset, split))))  # no list says what is in which
     max_bad_share = dataset.max_bad_share
     if dataset.source == "folder":
         expected = expected[expected["part"] == part]
         videos = file_videos(expected)
-    elif part == youtube.PART:
-        videos = itertools.chain(archive_videos(archive, expected), _gone(dataset, split))
+    elif part == YOUTUBE:
+        expected = youtube.missing_videos(dataset, split).assign(part=part)
+        videos = youtube.youtube_videos(dataset, split, expected)
         max_bad_share = 1.0  # most of what no archive holds is gone from YouTube, too
     else:
-        replaced = replacements_path(dataset, split)
-        videos = archive_videos(archive, expected, Replacements(replaced) if replaced else None)
+        videos = _archived(dataset, split, part, expected)
     folder = dataset.root / "clips" / split
     with measured(dataset.root, "clips", split, part) as cost:
         table = make_clips(
@@ -55,18 +54,25 @@ def make_part(
     return table
 
 
+def _archived(
+    dataset: DatasetConfig, split: str, part: str, expected: pandas.DataFrame
+) -> Iterator[SourceVideo]:
+    archive = dataset.root / "archives" / split / f"{part}.tar.gz"
+    replaced = None if dataset.given_up(split, part) else replacements_path(dataset, split)
+    try:
+        yield from archive_videos(archive, expected, Replacements(replaced) if replaced else None)
+    except ArchiveError as error:
+        raise V4DError(f"{error}; `v4d download` brings it anew where the file is deleted") from error
+
+
 def _check_part(dataset: DatasetConfig, split: str, part: str, annotated: set[str]) -> None:
     """A part is one that the config has, or that was annotated before files of a folder went away."""
     names = part_names(dataset, split)
-    extra = {youtube.PART} if dataset.source == "kinetics" else set()
-    if part not in annotated.union(names, extra) or not part:
-        raise V4DError(f"no part {part!r}; {split} has {names[0]} to {names[-1]}")
-
-
-def _gone(dataset: DatasetConfig, split: str) -> Iterator[SourceVideo]:
-    """Rows for what YouTube does not have any more, with its reason."""
-    for video_id, reason in youtube.outcomes(dataset, split).items():
-        yield SourceVideo(video_id, None, status="missing", reason=f"in no archive; YouTube: {reason}")
+    if part == YOUTUBE and YOUTUBE not in names:
+        raise V4DError("YouTube is off: dataset.kinetics.youtube is false")
+    if part not in annotated.union(names) or not part:
+        numbered = [name for name in names if name != YOUTUBE]
+        raise V4DError(f"no part {part!r}; {split} has {numbered[0]} to {numbered[-1]}")
 
 
 def _annotations(dataset: DatasetConfig, split: str) -> pandas.DataFrame:

@@ -28,6 +28,10 @@ class Broken(Exception):
         self.retry_after = retry_after
 
 
+class UnavailableError(V4DError):
+    """A file cannot be had from its source, now or ever; nothing is wrong here."""
+
+
 class Changed(Exception):
     """The file at the address is not the one whose first bytes are here."""
 
@@ -50,10 +54,10 @@ class Patience:
         """Sleep after the n-th failure in a row, or as long as the server told, up to the cap.
 
         Raises:
-            V4DError: that was the last try.
+            UnavailableError: that was the last try.
         """
         if failures >= self.attempts:
-            raise V4DError(f"{error} ({failures} tries)") from error
+            raise UnavailableError(f"{error} ({failures} tries)") from error
         seconds = self.first * 2 ** min(failures - 1, 30)
         seconds *= random.uniform(0.8, 1.2)  # jobs that failed together shall not come back together
         seconds = min(self.cap, max(seconds, error.retry_after or 0.0))
@@ -82,13 +86,13 @@ def probe(url: str) -> Remote:
 
     Raises:
         Broken: worth another try.
-        V4DError: not worth one (404, 403, no such protocol).
+        UnavailableError, V4DError: not worth one (404, 403; no such protocol).
     """
     with get(url, {"Range": "bytes=0-0"}) as response:
         headers = response.headers
         ranges = response.status_code == 206
         if response.status_code == 416:
-            raise V4DError(f"{url} is empty")
+            raise UnavailableError(f"{url} is empty")
         if ranges:
             total = headers.get("Content-Range", "").rpartition("/")[2]
         else:
@@ -121,7 +125,7 @@ def get(url: str, headers: dict[str, str], silence: float = 60.0) -> Iterator[re
             told = response.headers.get("Retry-After", "")
             raise Broken(f"{url}: {status} {response.reason}", float(told) if told.isdigit() else None)
         if status not in (200, 206, 416):
-            raise V4DError(f"{url}: {status} {response.reason}")
+            raise UnavailableError(f"{url}: {status} {response.reason}")
         if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
             raise Broken(f"{url}: a web page came in place of the file")  # a login or error page
         yield response

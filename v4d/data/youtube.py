@@ -1,11 +1,12 @@
 """YouTube as a second source for what no archive holds: off by default, one video at a time, with waits.
 
-    data/<dataset>/archives/<split>/youtube/       the videos so far, and outcomes.csv
+    data/<dataset>/archives/<split>/youtube/       the videos so far, and outcomes.csv; stays
     data/<dataset>/archives/<split>/youtube.tar.gz all of them, an archive like the others
 
-Only the annotated span of a video is fetched. A video that is gone for good is entered in outcomes.csv with
-YouTube's reason and not asked for again; a refusal (too many requests, "sign in") is no outcome, and a
-run of them ends the job with what has come kept. yt-dlp runs as a child, so that it cannot hang the job.
+They are the part `youtube` of their split. Only the annotated span of a video is fetched. A video that is
+gone for good is entered in outcomes.csv with YouTube's reason and not asked for again; a refusal (too many
+requests, "sign in") is no outcome, and a run of them ends the job with what has come kept. yt-dlp runs as a
+child, so that it cannot hang the job.
 """
 
 import csv
@@ -15,12 +16,15 @@ import re
 import sys
 import tarfile
 import threading
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
 
-from v4d.config import DatasetConfig
-from v4d.data.annotations import part_names
+from v4d.config import DatasetConfig, KineticsConfig
+from v4d.data.annotations import YOUTUBE, absence, archive_names
+from v4d.data.clips import SourceVideo, archive_videos
 from v4d.data.etag import digest
 from v4d.data.joblock import exclusive
 from v4d.data.lockfile import LockEntry, LockFile
@@ -29,41 +33,37 @@ from v4d.ffmpeg import Finished, ffmpeg_binary, run_ffmpeg
 from v4d.files import atomic_path
 from v4d.progress import progress
 
-PART = "youtube"
-WAIT_SECONDS = 10.0
-"""Between two videos; after a refusal twice as long each time."""
+PART = YOUTUBE
 REFUSALS = 6
-"""In a row, after which the job gives up: about ten minutes of waiting."""
+"""In a row, after which the job gives up: about ten minutes of waiting, with the default wait."""
 DEADLINE_SECONDS = 300.0
 _REFUSED = re.compile(
-    r"HTTP Error 4(?:29|03)|Too Many Requests|rate.?limit|not a bot|Sign in to confirm you|"
-    r"HTTP Error 5\d\d|timed out|Connection|resolve|Network is unreachable|Temporary failure",
+    r"HTTP Error 4(?:29|03)|Too Many Requests|rate.?limit|not a bot|Sign in to confirm you(?!r age)|"
+    r"HTTP Error 5\d\d|timed out|Connection|resolve|Network is unreachable|Temporary failure|"
+    r"ffmpeg exited|No space left|report this issue",
     re.IGNORECASE,
 )
+"""What says nothing about the video: YouTube's refusals, the network, this machine, yt-dlp's own mistakes
+("please report this issue": it has to be updated). A wish to know one's age is about the video."""
 
 
-def bring_missing(
-    dataset: DatasetConfig, split: str, *, wait: float = WAIT_SECONDS, deadline: float = DEADLINE_SECONDS
-) -> Path:
-    """Fetch what no part of a split holds and pack it; goes on where an earlier run ended.
+def bring_missing(dataset: DatasetConfig, split: str, *, deadline: float = DEADLINE_SECONDS) -> Path:
+    """Fetch what no part of a split holds in a usable form and pack it; goes on where an earlier run ended.
+
+    Where the part is given up (dataset.kinetics.give_up) what has come so far is packed and nobody asked.
 
     Raises:
         V4DError: yt-dlp is not installed, a part's clips are not made yet, or YouTube refuses.
     """
     if not dataset.kinetics.youtube:
         raise V4DError("YouTube is off: dataset.kinetics.youtube is false")
-    if importlib.util.find_spec("yt_dlp") is None:
-        raise V4DError("dataset.kinetics.youtube needs yt-dlp: pip install 'v4d[youtube]'")
     target = dataset.root / "archives" / split / f"{PART}.tar.gz"
     folder = target.with_name(PART)
     with exclusive(target):
         folder.mkdir(parents=True, exist_ok=True)
-        rows = missing_videos(dataset, split)
-        known = outcomes(dataset, split)
-        todo = [
-            row for row in rows.itertuples() if row.video_id not in known and not _file(folder, row).exists()
-        ]
-        _fetch_all(todo, folder, dataset.kinetics.cookies, wait, deadline)
+        if not dataset.given_up(split, PART):
+            with exclusive(dataset.root / "archives" / PART):  # two splits' jobs would be two at a time
+                _fetch_all(dataset, split, folder, deadline)
         _pack(folder, target)
         digests = digest(target)
         lock = LockFile(dataset.root)
@@ -72,22 +72,35 @@ def bring_missing(
 
 
 def missing_videos(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
-    """The annotated rows of a split whose videos are in none of its archives.
+    """The annotated rows of a split of whose videos no archive holds a usable one.
 
     Raises:
         V4DError: the annotations, or the ledger of a part, are not there yet.
     """
-    parts = [part for part in part_names(dataset, split) if part != PART]
     paths = [dataset.root / "annotations" / f"{split}.parquet"]
-    paths += [dataset.root / "clips" / split / f"{part}.parquet" for part in parts]
+    paths += [dataset.root / "clips" / split / f"{part}.parquet" for part in archive_names(dataset, split)]
     tables = []
     for path in paths:
         if not path.exists():
             raise V4DError(f"no such file: {path}; what is missing is known when all parts' clips are made")
         tables.append(pandas.read_parquet(path))
     annotated, ledgers = tables[0], pandas.concat(tables[1:])
-    found = ledgers.loc[ledgers["status"] != "missing", "video_id"]
-    return annotated[~annotated["video_id"].isin(found)]
+    usable = ledgers.loc[ledgers["status"] == "ok", "video_id"]
+    return annotated[~annotated["video_id"].isin(usable)]
+
+
+def youtube_videos(dataset: DatasetConfig, split: str, missing: pandas.DataFrame) -> Iterator[SourceVideo]:
+    """The part's videos: those that came, and a reason for each of the others in `missing`."""
+    archive = dataset.root / "archives" / split / f"{PART}.tar.gz"
+    came = set()
+    for video in archive_videos(archive, missing):
+        came.add(video.video_id)
+        yield video
+    reasons = outcomes(dataset, split)
+    for video_id in missing["video_id"]:
+        if video_id not in came:
+            reason = f"{absence(dataset, split)}; YouTube: {reasons.get(video_id, 'not asked')}"
+            yield SourceVideo(video_id, None, status="missing", reason=reason)
 
 
 def outcomes(dataset: DatasetConfig, split: str) -> dict[str, str]:
@@ -99,29 +112,59 @@ def outcomes(dataset: DatasetConfig, split: str) -> dict[str, str]:
         return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
 
 
-def _fetch_all(todo: list, folder: Path, cookies: str | None, wait: float, deadline: float) -> None:
-    refused, brought = 0, 0
-    pause = threading.Event()
-    for row in progress(todo, what="YouTube", unit="videos"):
-        while True:
-            finished = _fetch(row, folder, cookies, deadline)
-            words = _words(finished)
-            if finished.code == 0 and _file(folder, row).exists():
-                refused, brought = 0, brought + 1
-                break
-            if not (finished.timed_out or _REFUSED.search(words)):
+def _fetch_all(dataset: DatasetConfig, split: str, folder: Path, deadline: float) -> None:
+    if importlib.util.find_spec("yt_dlp") is None:
+        raise V4DError("dataset.kinetics.youtube needs yt-dlp: pip install 'v4d[youtube]'")
+    cookies = dataset.kinetics.cookies
+    if cookies is not None and not Path(cookies).is_file():
+        raise V4DError(f"dataset.kinetics.cookies: no such file: {cookies}")
+    known = outcomes(dataset, split)
+    todo = [
+        row
+        for row in missing_videos(dataset, split).itertuples()
+        if row.video_id not in known and not _file(folder, row).exists()
+    ]
+    settled = _settle(todo, f"{split}/{PART}", folder, dataset.kinetics, deadline)
+    for _ in progress(settled, total=len(todo), what=f"YouTube {split}", unit="videos"):
+        pass
+
+
+def _settle(todo: list, part: str, folder: Path, kinetics: KineticsConfig, deadline: float) -> Iterator[str]:
+    """Fetch video after video; yields the id of each that came or is gone for good.
+
+    One that is refused is asked for again when all others have been.
+    """
+    waiting, pause = deque(todo), threading.Event()
+    refused = brought = 0
+    while waiting:
+        row = waiting.popleft()
+        finished = _fetch(row, folder, kinetics.cookies, deadline)
+        words = _words(finished)
+        came = finished.code == 0 and _file(folder, row).exists()
+        if came or not _passing(finished, words):
+            refused, brought = 0, brought + came
+            if not came:
                 _enter(folder, row.video_id, words)
-                refused = 0
-                break
+            yield row.video_id
+        else:
+            waiting.append(row)
             refused += 1
             if refused >= REFUSALS:
                 raise V4DError(
-                    f"YouTube refuses, {refused} times in a row ({words}); {brought} videos came and stay: "
-                    "run it again in some hours, or name a file with cookies (dataset.kinetics.cookies)"
+                    f"YouTube refuses, {refused} times in a row ({words}); {brought} videos came now and "
+                    f"stay, {len(waiting)} are to come: run it again in some hours, name a file with "
+                    f"cookies (dataset.kinetics.cookies), or go on with what has come: "
+                    f"dataset.kinetics.give_up: [{part}]"
                 )
             print(f"{row.video_id}: {words}; waiting", file=sys.stderr, flush=True)
-            pause.wait(wait * 2**refused)
-        pause.wait(wait)
+        if waiting:
+            pause.wait(kinetics.youtube_wait * 2**refused)
+
+
+def _passing(finished: Finished, words: str) -> bool:
+    """Whether a failure says nothing about the video: it may come another time."""
+    crashed = finished.code != 0 and not words.startswith("ERROR")
+    return finished.timed_out or crashed or bool(_REFUSED.search(words))
 
 
 def _fetch(row, folder: Path, cookies: str | None, deadline: float) -> Finished:

@@ -25,6 +25,7 @@ rule clips:
         config=RESOLVED,
         clips=lookup(dpath="clips", within=config),
         bad=lookup(dpath="dataset/max_bad_share", within=config),
+        given_up=v4d_workflow.given_up(CONFIG),
     shell:
         "v4d clips --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"

@@ -1,7 +1,7 @@
 # The config, checked and spelled out once, and what several rules share.
 
-import os
 import sys
+import time
 
 from v4d import config as v4d_config
 from v4d import workflow as v4d_workflow
@@ -22,6 +22,7 @@ RESOLVED = f"{RESULTS}/config.yaml"
 ENVIRONMENT = workflow.source_path("../../envs/v4d.yaml")
 STAGES = v4d_workflow.stage_settings(CONFIG)
 CORES = workflow.cores or 1
+STARTED = time.time()
 
 # The code is this checkout's; the interpreter is the one that runs Snakemake, or the conda environment's.
 shell.prefix(v4d_workflow.shell_prefix(workflow.basedir))
@@ -29,7 +30,7 @@ shell.prefix(v4d_workflow.shell_prefix(workflow.basedir))
 
 wildcard_constraints:
     split="|".join(CONFIG.dataset.splits),
-    part=r"part_\d+",
+    part=r"part_\d+|youtube",
     model="|".join(CONFIG.models) or "none",
     stage="|".join(sorted({s for stages in STAGES.values() for s in stages})) or "none",
 
@@ -40,6 +41,10 @@ onstart:
 
 onsuccess:
     print(v4d_workflow.closing_words(CONFIG))
+
+
+onerror:
+    print("\n".join(v4d_workflow.failures(CONFIG, STARTED)), file=sys.stderr)
 
 
 def part_files(folder, suffix):
