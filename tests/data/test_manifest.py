@@ -7,7 +7,8 @@ import pandas
 import pytest
 from conftest import assert_one_line_error, v4d
 
-from v4d.data.manifest import MANIFEST_COLUMNS
+from v4d import config
+from v4d.data.manifest import MANIFEST_COLUMNS, account
 
 
 def manifest(project, check=True):
@@ -72,3 +73,35 @@ def test_what_does_not_add_up_is_one_line_and_the_old_manifest_stays(tiny, table
 def test_a_stage_that_has_not_run_is_named(tiny):
     (tiny / "data/tiny/frames/val/part_0.parquet").unlink()
     assert_one_line_error(manifest(tiny, check=False), "frames/val/part_0.parquet")
+
+
+def test_what_was_found_stands_beside_what_others_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    splits = ["train", "val", "test"]
+    dataset = {"name": "k", "source": "kinetics", "splits": splits}
+    settings = config.build(config.resolve({"name": "k", "dataset": dataset, "testing": {"split": "val"}}))
+    rows = [
+        ("train", "part_0", "ok", 5),
+        ("train", "part_0", "corrupt", 0),
+        ("train", "", "missing", 0),
+        ("val", "youtube", "ok", 3),
+        ("val", "youtube", "missing", 0),
+        ("test", "part_1", "timeout", 0),
+    ]
+    settings.dataset.root.mkdir(parents=True)
+    table = pandas.DataFrame(rows, columns=["split", "part", "status", "num_frames"])
+    table.to_parquet(settings.dataset.root / "manifest.parquet")
+    found = account(settings)
+    assert list(found.columns) == ["annotated", "in_archives", "ok", "corrupt", "missing", "timeout"]
+    assert list(found.index[:2]) == ["train found", "train published"] and len(found) == 6
+    assert list(found.loc["train found"]) == [3, 2, 1, 1, 1, 0]
+    assert list(found.loc["val found"]) == [2, 0, 1, 0, 1, 0]  # nothing of it was in an archive
+    assert list(found.loc["train published"][:3]) == [246_534, 240_258, 240_436]
+    assert found.loc["test published"].isna().tolist() == [False, False, True, True, True, True]
+
+
+def test_every_part_that_is_not_done_is_named(tiny):
+    for part in ("part_0", "part_1"):
+        (tiny / f"data/tiny/frames/train/{part}.parquet").unlink()
+    done = manifest(tiny, check=False)
+    assert_one_line_error(done, "2 of 2 parts are not done: train/part_0, train/part_1")

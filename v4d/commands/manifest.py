@@ -2,11 +2,8 @@
 
 import argparse
 
-import pandas
-
 from v4d import config
-from v4d.data.kinetics import published_counts
-from v4d.data.manifest import write_manifest
+from v4d.data.manifest import account, write_manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.load(args.config)
     info = write_manifest(settings)
-    counts = pandas.DataFrame(info["counts"]).T.fillna(0).astype(int)
+    table = account(settings)
     print(f"data set {info['name']}, fingerprint {info['fingerprint'][:16]}, {info['classes']} classes")
-    print(counts.to_string())
-    published = published_counts(settings.dataset) if settings.dataset.source == "kinetics" else None
-    if published is not None:
-        print(f"\npublished (paper, and the public archives):\n{published.to_string()}")
+    print(table.astype(object).where(table.notna(), "-").to_string())
+    if any(name.endswith(" published") for name in table.index):
+        print("published: the released CSVs, the public archives; under ok the V4D authors' own copy")

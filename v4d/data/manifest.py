@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 
 from v4d.config import Config
-from v4d.data.annotations import absence, part_names
+from v4d.data.annotations import YOUTUBE, absence, part_names
 from v4d.errors import V4DError
 from v4d.files import atomic_path, read_json, write_json
 
@@ -83,6 +83,30 @@ def read_manifest(config: Config) -> pandas.DataFrame:
     if not path.exists():
         raise V4DError(f"no such file: {path}; run `v4d manifest` first")
     return pandas.read_parquet(path)
+
+
+def account(config: Config) -> pandas.DataFrame:
+    """What was found: a row a split, with a column a reason of loss; NA where there is nothing to say.
+
+    Of Kinetics also how many are in the archives, in any state, and below what was found what others have
+    found there: a row `published`, whose `ok` is the V4D authors' own copy.
+    """
+    from v4d.data.kinetics import published_counts
+
+    manifest = read_manifest(config)
+    published = published_counts(config.dataset)
+    archived = manifest[(manifest["status"] != "missing") & (manifest["part"] != YOUTUBE)]
+    statuses = sorted(set(manifest["status"]) - {"ok"})
+    rows: dict[str, dict[str, int]] = {}
+    for split, counts in _counts(manifest).items():
+        found = {"annotated": counts["annotated"]}
+        if config.dataset.source == "kinetics":
+            found["in_archives"] = int((archived["split"] == split).sum())
+        rows[f"{split} found"] = found | {name: counts.get(name, 0) for name in ["ok", *statuses]}
+        if published is not None and split in published.index:
+            rows[f"{split} published"] = published.rename(columns={"authors_copy": "ok"}).loc[split].to_dict()
+    columns = list(next(iter(rows.values())))
+    return pandas.DataFrame.from_dict(rows, orient="index", columns=columns).astype("Int64")
 
 
 def records(config: Config, split: str) -> "list[VideoRecord]":
