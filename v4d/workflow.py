@@ -12,6 +12,7 @@ import yaml
 from v4d import config as configs
 from v4d.config import Config
 from v4d.data import annotations
+from v4d.data.kinetics import REPLACED_SPLIT
 from v4d.errors import V4DError
 from v4d.files import write_text
 
@@ -115,16 +116,50 @@ def closing_words(config: Config) -> str:
 def annotation_settings(config: Config) -> dict[str, Any]:
     """The part of `dataset` that decides which videos should exist, and how they are dealt to parts.
 
-    Of Kinetics not the addresses: what came from one is locked by its sha256, and another mirror in the
-    middle of a download is no reason to begin anew.
+    The rules that read the annotations depend on these rather than on the age of the files: one more split
+    of Kinetics changes no other. Nor do its addresses: what came from one is locked by its sha256, and
+    another mirror in the middle of a download is no reason to begin anew.
     """
     dataset = config.document["dataset"]
     settings = dataset[dataset["source"]]
+    keys = ("source", "splits", "limit", "part_size")
     if dataset["source"] == "kinetics":
         settings = {key: settings[key] for key in ("version", "subset", "class_count", "mini_sha256")}
-    return {key: dataset[key] for key in ("source", "splits", "part_size", "limit")} | {
-        "source_settings": settings
-    }
+        # of a mirror with any number of classes, all splits together tell which they are
+        keys = ("source", "limit") if settings["class_count"] else ("source", "limit", "splits")
+    return {key: dataset[key] for key in keys} | {"source_settings": settings}
+
+
+def clips_settings(config: Config) -> dict[str, Any]:
+    """What clips depend on."""
+    return _without(config.document["clips"], "keep")
+
+
+def part_settings(config: Config) -> Callable[[Any], dict[str, bool]]:
+    """For a rule's params: what else decides about the content of a job's part."""
+
+    def settings(wildcards: Any) -> dict[str, bool]:
+        if config.dataset.source != "kinetics":
+            return {}
+        split, part = wildcards.split, wildcards.get("part", annotations.YOUTUBE)
+        replaced = split == REPLACED_SPLIT and part != annotations.YOUTUBE
+        return {
+            "given_up": config.dataset.given_up(split, part),
+            "replacements": replaced and config.dataset.kinetics.use_replacements,
+        }
+
+    return settings
+
+
+def part_threads(config: Config, cores: int) -> int:
+    """Threads of a job that transcodes or decodes.
+
+    Snakemake begins whatever fits into the free cores: beside downloads, of one core each and four at a
+    time, a job that wants all cores would wait until the last archive is there, and all archives with it.
+    """
+    if config.dataset.source == "kinetics":
+        return max(1, min(4, cores - 4))
+    return min(cores, 16)
 
 
 def archive_settings(config: Config) -> dict[str, Any]:
@@ -133,11 +168,6 @@ def archive_settings(config: Config) -> dict[str, Any]:
     if dataset["source"] == "synthetic":
         return dataset["synthetic"] | {"part_size": dataset["part_size"]}
     return {"version": dataset["kinetics"]["version"]}
-
-
-def given_up(config: Config) -> Callable[[Any], bool]:
-    """For a rule's params: whether the user does without the rest of a job's part."""
-    return lambda wildcards: config.dataset.given_up(wildcards.split, wildcards.get("part", "youtube"))
 
 
 def archive_ledgers(config: Config) -> Callable[[Any], list[str]]:

@@ -49,6 +49,17 @@ def test_a_trial_run_costs_what_it_takes():
     few = estimate(build(splits=["train"], kinetics={"parts": {"train": 2}, "use_replacements": False}))
     assert few.loc["clips", "videos"] == pytest.approx(240_258 * 2 / 242, abs=1)
     assert few.loc["archives", "download_gb"] == pytest.approx(2 * 436 / 301)
+    assert few.loc["archives", "passing_gb"] == few.loc["archives", "download_gb"]
+    one = {"parts": {"train": 2}, "use_replacements": False, "give_up": ["train/part_1"]}
+    assert estimate(build(splits=["train"], kinetics=one)).loc["archives", "download_gb"] < 1.5
+
+
+def test_archives_pass_through_and_do_not_pile_up():
+    kept, passed = (
+        estimate(build(kinetics={"keep_archives": keep})).loc["archives"] for keep in (True, False)
+    )
+    assert kept["disk_gb"] == kept["download_gb"] and kept["passing_gb"] == 0
+    assert passed["disk_gb"] < 3 and 10 < passed["passing_gb"] < 80
 
 
 @pytest.mark.parametrize(

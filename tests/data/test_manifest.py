@@ -5,6 +5,7 @@ import json
 import duckdb
 import pandas
 import pytest
+import yaml
 from conftest import assert_one_line_error, v4d
 
 from v4d import config
@@ -98,6 +99,19 @@ def test_what_was_found_stands_beside_what_others_found(tmp_path, monkeypatch):
     assert list(found.loc["val found"]) == [2, 0, 1, 0, 1, 0]  # nothing of it was in an archive
     assert list(found.loc["train published"][:3]) == [246_534, 240_258, 240_436]
     assert found.loc["test published"].isna().tolist() == [False, False, True, True, True, True]
+
+
+def test_a_share_of_bad_videos_that_was_lowered_is_held_against_what_is_there(tiny):
+    def bad(table):
+        return table.assign(status=table["status"].where(table.index > 0, "corrupt"))
+
+    change(tiny / "data/tiny/clips/val/part_0.parquet", bad)
+    settings = yaml.safe_load((tiny / "config.yaml").read_text())
+    settings["dataset"]["max_bad_share"] = 0.05
+    (tiny / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert_one_line_error(
+        manifest(tiny, check=False), "val/part_0: 1 of 10 videos are bad", "max_bad_share 5%"
+    )
 
 
 def test_every_part_that_is_not_done_is_named(tiny):

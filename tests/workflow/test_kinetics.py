@@ -9,6 +9,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from v4d import config as configs
+from v4d import workflow
+
 sys.path.append(str(ROOT / "tests/data"))
 
 from test_workflow import checkout, snakemake  # isort: skip
@@ -50,10 +53,13 @@ class Project:
         file = self.folder / "yt_dlp/asked"
         return file.read_text().split() if file.exists() else []
 
-    def run(self, *words: str, check: bool = True, **kinetics) -> str:
+    def run(
+        self, *words: str, check: bool = True, splits=("val",), max_bad_share=0.25, keep=True, **kinetics
+    ) -> str:
         base = {"base_url": self.layout.root.as_uri(), "parts": {"val": 2}, "class_count": 4}
-        dataset = {"name": "mini", "source": "kinetics", "splits": ["val"], "kinetics": base | kinetics}
-        document = {"name": "flow", "dataset": dataset, "clips": {"size": "32x24"}}
+        dataset = {"name": "mini", "source": "kinetics", "splits": list(splits), "kinetics": base | kinetics}
+        dataset["max_bad_share"] = max_bad_share
+        document = {"name": "flow", "dataset": dataset, "clips": {"size": "32x24", "keep": keep}}
         document |= {"models": dict.fromkeys(("i3ds", "tsn", "v4d"))}
         (self.folder / "flow.yaml").write_text(yaml.safe_dump(document))
         return snakemake(self.folder, *words, check=check)
@@ -121,9 +127,23 @@ def test_from_a_bad_archive_and_refusals_to_a_manifest(project):
 
 
 def test_what_a_running_download_does_not_depend_on_begins_nothing_anew(project):
-    """Another mirror, another wait, YouTube off: nothing that is there is made again."""
+    """Another mirror, another wait, clips not kept, YouTube off, one more split: nothing is made again."""
     config = {"youtube": True, "give_up": [BAD, "val/youtube"], "youtube_wait": 3, "connections": 2}
-    printed = project.run("-n", base_url="https://mirror.example.org/kinetics", **config)
-    assert "Nothing to be done" in printed
-    jobs = project.run("-n", "--quiet", "rules", youtube=False, give_up=[BAD])
-    assert "manifest" in jobs and "clips" not in jobs and "archive" not in jobs
+    config["base_url"] = "https://mirror.example.org/kinetics"
+    assert "Nothing to be done" in project.run("-n", keep=False, **config)
+    assert _jobs(project.run("-n", "--quiet", "rules", give_up=[BAD])) == {"manifest": 1, "all": 1}
+    assert _jobs(project.run("-n", "--quiet", "rules", max_bad_share=0.9, **config)) == {
+        "manifest": 1,
+        "all": 1,
+    }
+    more = {"splits": ["val", "test"], "parts": {"val": 2, "test": 1}, "youtube": False, "give_up": [BAD]}
+    jobs = _jobs(project.run("-n", "--quiet", "rules", **more))
+    assert jobs == {"annotations": 1, "archive": 1, "clips": 1, "frames": 1, "manifest": 1, "all": 1}
+
+
+def test_downloads_leave_room_for_the_jobs_that_use_up_what_they_bring():
+    """Four downloads of one core each, or as many as there are cores, and never no room for any clips."""
+    settings = configs.build(configs.resolve({"name": "k", "dataset": {"name": "k", "source": "kinetics"}}))
+    for cores in range(1, 129):
+        threads = workflow.part_threads(settings, cores)
+        assert 1 <= threads <= 4 and (threads == 1 or threads + 4 <= cores)

@@ -58,7 +58,7 @@ def write_manifest(config: Config) -> dict[str, Any]:
         "fingerprint": _fingerprint(config, manifest),
         "classes": len(class_names(config)),
         "counts": _counts(manifest),
-        "settings": {key: config.document[key] for key in ("clips", "frames")},
+        "settings": _settings(config),
     }
     with atomic_path(root / "manifest.parquet") as temporary:
         manifest.to_parquet(temporary, index=False)
@@ -132,7 +132,7 @@ def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
         raise V4DError(f"annotations of {split}: {twice} is listed twice")
     parts = part_names(config.dataset, split)
     _check_finished(config, split, parts)
-    ledgers = [_checked_ledger(root, split, part) for part in parts]
+    ledgers = [_checked_ledger(root, split, part, config.dataset.max_bad_share) for part in parts]
     found = pandas.concat(ledgers, ignore_index=True)
     strangers = set(found["video_id"]) - set(annotated["video_id"])
     if strangers:
@@ -168,7 +168,7 @@ def _check_finished(config: Config, split: str, parts: list[str]) -> None:
         raise V4DError(f"{message} (no such file: {folder / absent[0]}.parquet)")
 
 
-def _checked_ledger(root: Path, split: str, part: str) -> pandas.DataFrame:
+def _checked_ledger(root: Path, split: str, part: str, max_bad_share: float) -> pandas.DataFrame:
     """A part's ledger, held against its shard: the same videos, as many."""
     from v4d.data.shards import ShardReader
 
@@ -183,7 +183,22 @@ def _checked_ledger(root: Path, split: str, part: str) -> pandas.DataFrame:
             f"{split}/{part}: ledger and shard differ in {len(usable ^ shard)} videos, e.g. {odd}; "
             f"extract this part again"
         )
+    if part != YOUTUBE:
+        clips = _read(root / "clips" / split / f"{part}.parquet")
+        made = clips.loc[clips["status"] == "ok", "video_id"]
+        for statuses in (clips["status"], ledger.loc[ledger["video_id"].isin(made), "status"]):
+            _check_share(statuses, f"{split}/{part}", max_bad_share)
     return ledger
+
+
+def _check_share(statuses: pandas.Series, part: str, max_bad_share: float) -> None:
+    """As when the part was made: the share may have been lowered since, which makes no part anew."""
+    bad = int((statuses != "ok").sum())
+    if bad > max_bad_share * len(statuses):
+        raise V4DError(
+            f"{part}: {bad} of {len(statuses)} videos are bad, more than dataset.max_bad_share "
+            f"{max_bad_share:.0%} allows"
+        )
 
 
 def _read(path: Path) -> pandas.DataFrame:
@@ -206,12 +221,19 @@ def _counts(manifest: pandas.DataFrame) -> dict[str, dict[str, int]]:
 def _fingerprint(config: Config, manifest: pandas.DataFrame) -> str:
     """sha256 over what training sees: classes, usable videos with their lengths and sizes, settings."""
     digest = hashlib.sha256()
-    settings = {key: config.document[key] for key in ("clips", "frames")}
-    digest.update(json.dumps([class_names(config), settings], sort_keys=True).encode())
+    digest.update(json.dumps([class_names(config), _settings(config)], sort_keys=True).encode())
     usable = manifest[manifest["status"] == "ok"].sort_values(["split", "video_id"])
     for row in usable[["split", "video_id", "class_index", "num_frames", "bytes"]].itertuples(index=False):
         digest.update("\t".join(map(str, row)).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _settings(config: Config) -> dict[str, dict[str, Any]]:
+    """What makes clips and frames what they are; not how long they may take or whether they are kept."""
+    return {
+        stage: {key: value for key, value in config.document[stage].items() if key not in ("keep", "timeout")}
+        for stage in ("clips", "frames")
+    }
 
 
 def _write_csv(path: Path, table: pandas.DataFrame) -> None:

@@ -3,7 +3,7 @@
 
 rule clips:
     input:
-        annotations=f"{DATA}/annotations/{{split}}.parquet",
+        annotations=ancient(f"{DATA}/annotations/{{split}}.parquet"),
         archive=branch(
             CONFIG.dataset.source == "folder",
             then=[],
@@ -18,14 +18,16 @@ rule clips:
         f"{LOGS}/clips/{{split}}/{{part}}.log",
     benchmark:
         f"{DATA}/benchmarks/clips/{{split}}/{{part}}.tsv"
+    priority: 1  # archives are to be used up, not piled up
     conda:
         ENVIRONMENT
-    threads: min(CORES, 16)
+    threads: v4d_workflow.part_threads(CONFIG, CORES)
     params:
         config=RESOLVED,
-        clips=lookup(dpath="clips", within=config),
-        bad=lookup(dpath="dataset/max_bad_share", within=config),
-        given_up=v4d_workflow.given_up(CONFIG),
+        clips=v4d_workflow.clips_settings(CONFIG),
+        videos=v4d_workflow.annotation_settings(CONFIG),
+        state=SOURCE_STATE,
+        part=v4d_workflow.part_settings(CONFIG),
     shell:
         "v4d clips --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"

@@ -23,7 +23,7 @@ rule archive:
     params:
         config=RESOLVED,
         source=v4d_workflow.archive_settings(CONFIG),
-        given_up=v4d_workflow.given_up(CONFIG),
+        part=v4d_workflow.part_settings(CONFIG),
     shell:
         "v4d download --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " 2>&1 | tee {log:q}"
@@ -32,7 +32,7 @@ rule archive:
 # What no archive of a split holds, where dataset.kinetics.youtube is on. No retries: who was refused waits.
 rule youtube:
     input:
-        annotations=f"{DATA}/annotations/{{split}}.parquet",
+        annotations=ancient(f"{DATA}/annotations/{{split}}.parquet"),
         ledgers=v4d_workflow.archive_ledgers(CONFIG),
     output:
         v4d_workflow.temporary_unless(
@@ -51,7 +51,7 @@ rule youtube:
         youtube=1,
     params:
         config=RESOLVED,
-        given_up=v4d_workflow.given_up(CONFIG),
+        part=v4d_workflow.part_settings(CONFIG),
     shell:
         "v4d download --config {params.config:q} --split {wildcards.split} --part youtube"
         " 2>&1 | tee {log:q}"

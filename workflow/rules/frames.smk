@@ -12,13 +12,13 @@ rule frames:
         f"{LOGS}/frames/{{split}}/{{part}}.log",
     benchmark:
         f"{DATA}/benchmarks/frames/{{split}}/{{part}}.tsv"
+    priority: 2
     conda:
         ENVIRONMENT
-    threads: min(CORES, 16)
+    threads: v4d_workflow.part_threads(CONFIG, CORES)
     params:
         config=RESOLVED,
         frames=lookup(dpath="frames", within=config),
-        bad=lookup(dpath="dataset/max_bad_share", within=config),
     shell:
         "v4d frames --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"
@@ -42,5 +42,6 @@ rule manifest:
         ENVIRONMENT
     params:
         config=RESOLVED,
+        bad=lookup(dpath="dataset/max_bad_share", within=config),
     shell:
         "v4d manifest --config {params.config:q} 2>&1 | tee {log:q}"
