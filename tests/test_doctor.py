@@ -10,7 +10,7 @@ import torch
 from v4d import cli, config
 from v4d.doctor import FAIL, OK, WARN, examine
 from v4d.doctor.hardware import check_cudnn, check_disk, check_gpus, check_locks, cpu_quota, needed_bytes
-from v4d.doctor.software import check_ffmpeg, check_packages, check_port, check_server
+from v4d.doctor.software import check_ffmpeg, check_packages, check_port, check_server, check_youtube
 from v4d.ffmpeg import ffmpeg_binary
 
 
@@ -170,3 +170,21 @@ def test_the_command_exits_by_what_it_found(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr()
     assert output.err == "v4d doctor: error: 1 of these must be put right, first ffmpeg\n"
     assert "fail ffmpeg" in output.out
+
+
+def test_yt_dlp_and_its_cookies_where_youtube_is_wanted(tmp_path, monkeypatch):
+    def check(**kinetics) -> list:
+        dataset = {"name": "k", "source": "kinetics", "kinetics": kinetics}
+        return list(check_youtube(config.build(config.resolve({"name": "k", "dataset": dataset}))))
+
+    installed = tmp_path / "yt_dlp-2026.1.1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: yt-dlp\nVersion: 2026.1.1\n")
+    assert check() == []
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert [str(f) for f in check(youtube=True)] == ["ok   youtube       yt-dlp 2026.1.1"]
+    (lost,) = check(youtube=True, cookies=str(tmp_path / "no.txt"))
+    assert lost.state == FAIL and "no.txt" in str(lost)
+    monkeypatch.setattr("sys.path", [])
+    (absent,) = check(youtube=True)
+    assert absent.state == FAIL and "v4d[youtube]" in str(absent)

@@ -7,10 +7,15 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from v4d.doctor.finding import FAIL, OK, WARN, Finding
 from v4d.errors import V4DError
 from v4d.ffmpeg import codecs, ffmpeg_binary, ffmpeg_version, unfit
+
+if TYPE_CHECKING:
+    from v4d.config import Config
 
 
 def check_python() -> Finding:
@@ -91,6 +96,23 @@ def check_ffmpeg() -> Iterator[Finding]:
         )
     else:
         yield Finding(OK, "ffmpeg", found)
+
+
+def check_youtube(config: "Config") -> Iterator[Finding]:
+    """What the second source of missing videos needs, where it is on."""
+    kinetics = config.dataset.kinetics
+    if config.dataset.source != "kinetics" or not kinetics.youtube:
+        return
+    try:
+        found = f"yt-dlp {importlib.metadata.version('yt-dlp')}"
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(FAIL, "youtube", "no yt-dlp", "pip install 'v4d[youtube]'")
+        return
+    if kinetics.cookies is not None and not Path(kinetics.cookies).is_file():
+        advice = "put it there, or take dataset.kinetics.cookies out"
+        yield Finding(FAIL, "youtube", f"{found}; no cookies file {kinetics.cookies}", advice)
+    else:
+        yield Finding(OK, "youtube", found)
 
 
 def check_server(uri: str) -> Finding:
