@@ -165,6 +165,7 @@ def test_one_that_is_refused_comes_last_and_holds_nobody_up(dataset, site):
         ("Sign in to confirm you\u2019re not a bot. Use --cookies", True),
         ("unable to download video data: HTTP Error 403: Forbidden", True),
         ("ffmpeg exited with code 8", True),
+        ("ffmpeg exited with code 183", False),
         ("Unable to extract data; please report this issue on https://github.com/yt-dlp/yt-dlp/issues", True),
         ("unable to write data: [Errno 28] No space left on device", True),
         ("Sign in to confirm your age. This video may be inappropriate for some users.", False),

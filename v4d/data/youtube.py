@@ -40,11 +40,12 @@ DEADLINE_SECONDS = 300.0
 _REFUSED = re.compile(
     r"HTTP Error 4(?:29|03)|Too Many Requests|rate.?limit|not a bot|Sign in to confirm you(?!r age)|"
     r"HTTP Error 5\d\d|timed out|Connection|resolve|Network is unreachable|Temporary failure|"
-    r"ffmpeg exited|No space left|report this issue",
+    r"ffmpeg exited with code (?!183\b)|No space left|report this issue",
     re.IGNORECASE,
 )
 """What says nothing about the video: YouTube's refusals, the network, this machine, yt-dlp's own mistakes
-("please report this issue": it has to be updated). A wish to know one's age is about the video."""
+("please report this issue": it has to be updated). A wish to know one's age is about the video; so is
+ffmpeg's 183, invalid data, while its 8 is a 403 or 429 that it met where yt-dlp had it fetch the span."""
 
 
 def bring_missing(dataset: DatasetConfig, split: str, *, deadline: float = DEADLINE_SECONDS) -> Path:
