@@ -96,7 +96,7 @@ def sample(clips: list[Path], reader: ShardReader, rounds: int) -> None:
             clips[n], i, a
         ),
         "v4d": lambda n, i, a, e: samples.__getitems__([Pick(e, n)]),
-        # The second copy of the clip in the shard: bytes that v4d has not just put into the processor's cache.
+        # The clip's second copy in the shard: bytes that v4d has not just put into the processor's cache.
         "floor (fetch and decode only)": lambda n, i, a, e: baselines.floor(
             reader, samples.videos[n + len(clips)].video_id, i
         ),
