@@ -435,6 +435,15 @@ def test_an_archive_that_is_given_up_is_an_archive_of_nothing(at, layout):
     assert whole.read_bytes() == (layout.root / "400/train/part_1.tar.gz").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "entry", ["train/part_2", "val/part_01", "test/part_0", "train/part_0.tar.gz", "part_0"]
+)
+def test_a_part_that_there_is_not_cannot_be_given_up(entry):
+    with pytest.raises(V4DError, match=r"dataset\.kinetics\.give_up"):
+        dataset_of("file:///m", give_up=[entry])
+    dataset_of("file:///m", give_up=["train/part_1", "val/youtube"])
+
+
 @pytest.mark.parametrize("fault", ["gone", "truncated"])
 def test_an_archive_that_cannot_be_had_says_how_to_do_without_it(at, layout, fault):
     shutil.copytree(layout.root / "400", at / "copy/400")
