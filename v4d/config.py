@@ -117,6 +117,7 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class ScheduleConfig:
     name: str
+    per: str
     milestones: tuple[float, ...]
     gamma: float
     warmup_epochs: float
@@ -390,6 +391,8 @@ def _check_stage(name: str, stage: dict[str, Any], splits: list[str], trains: bo
     low, high = training["crop"]["jitter"]
     if low > high:
         raise V4DError(f"config: models.{name}: training.crop.jitter {[low, high]} is not in order")
+    if training["optimizer"]["nesterov"] and training["optimizer"]["momentum"] == 0:
+        raise V4DError(f"config: models.{name}: training.optimizer.nesterov needs a momentum above 0")
 
 
 def _check(value: dict[str, Any], schema: dict[str, Any], where: str) -> None:

@@ -13,8 +13,10 @@ import torch
 from conftest import TINY, assert_one_line_error, environment, v4d, write_config
 
 from v4d import config as configs
+from v4d.data.loader import VideoRecord
 from v4d.errors import V4DError
 from v4d.training.distributed import PREEMPTED, processes_for
+from v4d.training.stage import check_data
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,50 @@ def test_a_rank_that_dies_takes_the_job_down(tiny):
     assert training.returncode == 1
     assert "was killed by SIGKILL" in errors or "error" in errors.lower()
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in ranks)
+
+
+BREAKS_ON_RANK_1 = """
+import os
+if os.environ.get("RANK") == "1":
+    from v4d.training.loop import Learner
+    def step(self, *args, **kwargs):
+        raise RuntimeError("cudaErrorLaunchFailure")
+    Learner.step = step
+"""
+
+
+def test_a_rank_that_raises_leaves_its_traceback_and_ends_the_others(tiny):
+    (tiny / "hook").mkdir()
+    (tiny / "hook/sitecustomize.py").write_text(BREAKS_ON_RANK_1)
+    env = environment()
+    env["PYTHONPATH"] = f"{tiny / 'hook'}:{env['PYTHONPATH']}"
+    words = [
+        sys.executable,
+        "-m",
+        "v4d.cli",
+        "train",
+        "--config",
+        "config.yaml",
+        "--model",
+        "v4d",
+        "--nproc",
+        "2",
+    ]
+    done = subprocess.run(words, cwd=tiny, env=env, text=True, capture_output=True, timeout=90)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "RuntimeError: cudaErrorLaunchFailure" in done.stderr
+    assert not (tiny / "results/tiny/v4d/main/final.pt").exists()
+
+
+@pytest.mark.parametrize("classes", [["a", "b", "c"], ["a", "b"]])
+def test_a_class_without_training_videos_is_refused(classes):
+    stage = configs.build(configs.resolve(TINY)).models["v4d"].final
+    videos = [VideoRecord(f"v{n}", n % 2, "x.lmdb", 100) for n in range(8)]
+    if len(classes) == 2:
+        check_data(stage, videos, classes, processes=1)
+        return
+    with pytest.raises(V4DError, match="split 'train' has no usable video of class 'c'"):
+        check_data(stage, videos, classes, processes=1)
 
 
 def test_a_second_training_of_the_same_stage_is_refused(tiny):

@@ -13,6 +13,7 @@ from v4d.training.optim import WeightAverage, build_optimizer, lr_factor, parame
 
 def schedule(name: str, **changes) -> ScheduleConfig:
     values = {
+        "per": "step",
         "milestones": (3, 6),
         "gamma": 0.1,
         "warmup_epochs": 0.0,
@@ -49,6 +50,7 @@ HALF = math.sqrt(0.5)
         (schedule("cosine", final_factor=0.2), 8, {0: 1, 4: 0.6, 8: 0.2}),
         (schedule("cosine", warmup_epochs=2.0), 10, {0: 0.1, 1: 0.55, 2: 1, 6: 0.5, 10: 0}),
         (schedule("step", warmup_epochs=2.0, warmup_factor=0.5), 10, {0: 0.5, 1: 0.75, 2: 1, 3: 0.1}),
+        (schedule("cosine", per="epoch", warmup_epochs=1.0), 5, {0.99: 0.1, 1: 1, 3: 0.5, 3.9: 0.5}),
         (schedule("onecycle"), 10, {0: 0.04, 1.5: 0.52, 3: 1, 6.5: 0.5, 10: 0}),
         (schedule("onecycle", final_factor=0.1, rise=0.5), 8, {0: 0.1, 2: 0.55, 4: 1, 6: 0.55, 8: 0.1}),
     ],

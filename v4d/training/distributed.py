@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch.distributed as dist
 
 from v4d.errors import V4DError
 from v4d.training import gpus
+from v4d.training.nodes import meeting
 
 PREEMPTED = 75
 """Exit code of a job that saved its state and wants to be started again (EX_TEMPFAIL)."""
@@ -62,8 +62,7 @@ def processes_for(asked: int | None, granted: int, cpu_processes: int) -> int:
 def launch(module: str, argv: Sequence[str], processes: int) -> int:
     """Run `python -m module argv` in `processes` processes and wait for them.
 
-    Several nodes: where Slurm (or `V4D_NNODES` and `V4D_RENDEZVOUS`) says so, the same command is
-    started once a node and the nodes meet at `V4D_RENDEZVOUS` (host:port).
+    On several nodes the same command is started once a node; where they meet: `nodes.meeting`.
 
     Returns:
         0, or the exit code of the first process that failed. A process that fails takes the others down.
@@ -71,23 +70,20 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    nodes = int(os.environ.get("V4D_NNODES", os.environ.get("SLURM_STEP_NUM_NODES", "1")))
-    rendezvous = os.environ.get("V4D_RENDEZVOUS", "localhost:0" if nodes == 1 else "")
-    if not rendezvous:
-        raise V4DError(f"{nodes} nodes: set V4D_RENDEZVOUS=HOST:PORT, the same on every node")
-    if nodes == 1 and not torch.cuda.is_available():
+    place = meeting(os.environ, [module, *argv])
+    if place.nodes == 1 and not torch.cuda.is_available():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name need not resolve
     # Snakemake gives a job's threads in OMP_NUM_THREADS; they are for all of its processes together, and
     # twice as many threads as cores make a step several times as long.
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     os.environ["OMP_NUM_THREADS"] = str(max(1, threads // processes))
     config = LaunchConfig(
-        min_nodes=nodes,
-        max_nodes=nodes,
+        min_nodes=place.nodes,
+        max_nodes=place.nodes,
         nproc_per_node=processes,
-        run_id=os.environ.get("SLURM_JOB_ID", uuid.uuid4().hex),
+        run_id=place.name,
         rdzv_backend="c10d",
-        rdzv_endpoint=rendezvous,
+        rdzv_endpoint=place.endpoint,
         max_restarts=0,
         monitor_interval=0.1,
     )

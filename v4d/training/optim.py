@@ -61,7 +61,10 @@ def lr_factor(settings: ScheduleConfig, epoch: float, epochs: int) -> float:
     - onecycle: half a cosine up from `final_factor` or 1/25 to 1 over the share `rise`, half a cosine down;
     - constant: 1.
     Warm-up rises linearly from `warmup_factor` over `warmup_epochs`, multiplied in for all but onecycle.
+    With `per: epoch` an epoch keeps the rate of its first step.
     """
+    if settings.per == "epoch":
+        epoch = math.floor(epoch)
     if settings.name == "onecycle":
         return _onecycle(settings, epoch / epochs)
     if epoch < settings.warmup_epochs:
