@@ -405,7 +405,10 @@ def _check(value: dict[str, Any], schema: dict[str, Any], where: str) -> None:
 
 
 def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
-    """Put the schema's defaults where keys are absent, down to the leaves."""
+    """Put the schema's defaults where keys are absent, down to the leaves, and the keys in its order.
+
+    Snakemake compares settings as text: spelling a default out, or moving a line, must change nothing.
+    """
     schema = _follow(schema)
     if "oneOf" in schema and isinstance(value, dict):
         schema = next((s for s in map(_follow, schema["oneOf"]) if s.get("type") == "object"), schema)
@@ -417,6 +420,9 @@ def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
             value[key] = copy.deepcopy(default)
         if key in value:
             _fill_defaults(value[key], sub)
+    ordered = {key: value[key] for key in schema.get("properties", {}) if key in value} | value
+    value.clear()
+    value.update(ordered)
     extra = schema.get("additionalProperties")
     if isinstance(extra, dict):
         for key in value.keys() - schema.get("properties", {}).keys():

@@ -116,9 +116,8 @@ def closing_words(config: Config) -> str:
 def annotation_settings(config: Config) -> dict[str, Any]:
     """The part of `dataset` that decides which videos should exist, and how they are dealt to parts.
 
-    The rules that read the annotations depend on these rather than on the age of the files: one more split
-    of Kinetics changes no other. Nor do its addresses: what came from one is locked by its sha256, and
-    another mirror in the middle of a download is no reason to begin anew.
+    One more split of Kinetics changes no other. Nor do its addresses: what came from one is locked by its
+    sha256, and another mirror in the middle of a download is no reason to begin anew.
     """
     dataset = config.document["dataset"]
     settings = dataset[dataset["source"]]

@@ -76,7 +76,8 @@ def project(tmp_path_factory) -> Project:
     return Project(tmp_path_factory.mktemp("kinetics"), layout)
 
 
-WITHOUT_YOUTUBE = {"annotations": 1, "archive": 2, "clips": 2, "frames": 2, "manifest": 1, "all": 1}
+ONCE = {"classes": 1, "manifest": 1, "all": 1}
+WITHOUT_YOUTUBE = {"annotations": 1, "archive": 2, "clips": 2, "frames": 2, **ONCE}
 
 
 def test_youtube_is_no_job_where_it_is_not_wanted(project):
@@ -136,7 +137,14 @@ def test_what_a_running_download_does_not_depend_on_begins_nothing_anew(project)
     assert jobs == {"manifest": 1, "all": 1}
     more = {"splits": ["val", "test"], "parts": {"val": 2, "test": 1}, "youtube": False, "give_up": [BAD]}
     jobs = _jobs(project.run("-n", "--quiet", "rules", **more))
-    assert jobs == {"annotations": 1, "archive": 1, "clips": 1, "frames": 1, "manifest": 1, "all": 1}
+    assert jobs == {"annotations": 1, "archive": 1, "clips": 1, "frames": 1, **ONCE}
+
+
+def test_a_default_that_is_spelled_out_and_a_line_that_moved_change_no_setting():
+    plain = configs.resolve({"name": "k", "dataset": {"name": "k", "source": "kinetics"}})
+    spelled = dict(reversed(plain.items())) | {"clips": {"crf": 18, "size": "320x256"}}
+    spelled["dataset"] = dict(reversed(plain["dataset"].items()))
+    assert repr(configs.resolve(spelled)) == repr(plain)
 
 
 def test_downloads_leave_room_for_the_jobs_that_use_up_what_they_bring():

@@ -8,9 +8,10 @@ from v4d.data.annotations import write_annotations
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="config file")
+    parser.add_argument("--only", nargs="+", help="splits, or `classes`: write no other tables than these")
 
 
 def run(args: argparse.Namespace) -> None:
     dataset = config.load(args.config).dataset
-    for split, count in write_annotations(dataset, dataset.root / "annotations").items():
+    for split, count in write_annotations(dataset, dataset.root / "annotations", args.only).items():
         print(f"{split}: {count} videos annotated")

@@ -7,6 +7,7 @@ data/<dataset>/annotations/<split>.parquet  COLUMNS, a row a video
 import csv
 import re
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas
@@ -22,12 +23,20 @@ YOUTUBE = "youtube"
 """The part of what no archive of Kinetics holds, where dataset.kinetics.youtube is on."""
 
 
-def write_annotations(dataset: DatasetConfig, folder: Path) -> dict[str, int]:
+def write_annotations(
+    dataset: DatasetConfig, folder: Path, only: Collection[str] | None = None
+) -> dict[str, int]:
     """Write the tables of a data set; the number of videos in each split.
+
+    Args:
+        only: the splits whose tables are written, and `classes`; None for everything.
 
     Raises:
         V4DError: no videos, fewer than two classes, a label without a name, a table that cannot be read.
     """
+    for split in only or ():
+        if split not in (*dataset.splits, "classes"):
+            raise V4DError(f"no split {split!r}; dataset.splits has {', '.join(dataset.splits)}")
     if dataset.source == "kinetics":
         from v4d.data.kinetics import kinetics_annotations
 
@@ -38,10 +47,13 @@ def write_annotations(dataset: DatasetConfig, folder: Path) -> dict[str, int]:
         classes, tables = synthetic_annotations(dataset)
     tables = {split: _limited(table, dataset.limit) for split, table in tables.items()}
     for split, table in tables.items():
+        if only is not None and split not in only:
+            continue
         with atomic_path(folder / f"{split}.parquet") as temporary:
             table[list(COLUMNS)].to_parquet(temporary, index=False)
-    write_json(folder / "classes.json", classes)
-    return {split: len(table) for split, table in tables.items()}
+    if only is None or "classes" in only:
+        write_json(folder / "classes.json", classes)
+    return {split: len(table) for split, table in tables.items() if only is None or split in only}
 
 
 def part_names(dataset: DatasetConfig, split: str) -> list[str]:

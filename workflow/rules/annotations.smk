@@ -1,16 +1,13 @@
-# What should exist: the classes, and a row a video.
+# What should exist: a row a video, a table a split; and the classes.
 
 
 rule annotations:
     output:
-        classes=f"{DATA}/annotations/classes.json",
-        tables=expand(
-            "{data}/annotations/{split}.parquet", data=DATA, split=list(PARTS)
-        ),
+        f"{DATA}/annotations/{{split}}.parquet",
     log:
-        f"{LOGS}/annotations.log",
+        f"{LOGS}/annotations/{{split}}.log",
     benchmark:
-        f"{DATA}/benchmarks/annotations.tsv"
+        f"{DATA}/benchmarks/annotations/{{split}}.tsv"
     conda:
         ENVIRONMENT
     params:
@@ -18,4 +15,21 @@ rule annotations:
         dataset=v4d_workflow.annotation_settings(CONFIG),
         state=SOURCE_STATE,
     shell:
-        "v4d annotations --config {params.config:q} 2>&1 | tee {log:q}"
+        "v4d annotations --config {params.config:q} --only {wildcards.split} 2>&1 | tee {log:q}"
+
+
+rule classes:
+    input:
+        expand("{data}/annotations/{split}.parquet", data=DATA, split=list(PARTS)),
+    output:
+        f"{DATA}/annotations/classes.json",
+    log:
+        f"{LOGS}/annotations/classes.log",
+    benchmark:
+        f"{DATA}/benchmarks/annotations/classes.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        config=RESOLVED,
+    shell:
+        "v4d annotations --config {params.config:q} --only classes 2>&1 | tee {log:q}"

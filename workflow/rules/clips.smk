@@ -3,7 +3,7 @@
 
 rule clips:
     input:
-        annotations=ancient(f"{DATA}/annotations/{{split}}.parquet"),
+        annotations=f"{DATA}/annotations/{{split}}.parquet",
         archive=branch(
             CONFIG.dataset.source == "folder",
             then=[],
@@ -25,8 +25,6 @@ rule clips:
     params:
         config=RESOLVED,
         clips=v4d_workflow.clips_settings(CONFIG),
-        videos=v4d_workflow.annotation_settings(CONFIG),
-        state=SOURCE_STATE,
         part=v4d_workflow.part_settings(CONFIG),
     shell:
         "v4d clips --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"

@@ -32,7 +32,7 @@ rule archive:
 # What no archive of a split holds, where dataset.kinetics.youtube is on. No retries: who was refused waits.
 rule youtube:
     input:
-        annotations=ancient(f"{DATA}/annotations/{{split}}.parquet"),
+        annotations=f"{DATA}/annotations/{{split}}.parquet",
         ledgers=v4d_workflow.archive_ledgers(CONFIG),
     output:
         v4d_workflow.temporary_unless(

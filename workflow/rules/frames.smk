@@ -26,7 +26,8 @@ rule frames:
 
 rule manifest:
     input:
-        annotations=rules.annotations.output,
+        annotations=rules.classes.input,
+        classes=rules.classes.output,
         shards=part_files("frames", ".lmdb"),
         ledgers=part_files("frames", ".parquet"),
     output:
