@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from reference import conv4d_reference
 
 from v4d.models import Conv4d, conv4d
+from v4d.models.conv4d import _conv_over_ut
 from v4d.models.convolution import conv3d, conv3d_by_planes, conv_rows
 from v4d.models.layout import fold, regroup, unfold
 
@@ -42,6 +43,23 @@ def test_equals_the_sum_over_all_taps(kernel, size, videos, more):
     padding = tuple(extent // 2 + more for extent in kernel)
     ours = conv4d(x, weight, None if more == 0 else padding)
     right = conv4d_reference(x, weight, padding)
+    assert_same(gradients(ours, x, weight), gradients(right, x, weight))
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    kernel=st.tuples(extents, extents),
+    size=sizes,
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_the_form_with_one_launch_that_gpus_take(kernel, size, padding):
+    """One 3D convolution over (U, T, H*W), run here on a CPU."""
+    padding = tuple(max(pad, extent // 2) for pad, extent in zip(padding, kernel, strict=True))
+    torch.manual_seed(0)
+    x, weight = random(2, *size, 3), random(2, 3, *kernel, 1, 1).requires_grad_()
+    x = x.movedim(-1, 1).requires_grad_()
+    ours = _conv_over_ut(x, weight[..., 0], padding)
+    right = conv4d_reference(x, weight, (*padding, 0, 0))
     assert_same(gradients(ours, x, weight), gradients(right, x, weight))
 
 

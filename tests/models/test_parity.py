@@ -1,12 +1,18 @@
 """A device whose convolutions are wrong is found out, named, and worked around."""
 
+import warnings
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from v4d.models import parity
+from v4d.models import ARCHS, Conv4d, create_model, network, parity
 from v4d.models.convolution import Trust
-from v4d.models.parity import FORMS_2D, FORMS_3D, check_device, wrong_forms
+from v4d.models.parity import FORMS_2D, FORMS_3D, check_device, relative_error, wrong_forms
 
 
 def forgets_the_last_channel(x, weight, *rest):
@@ -24,6 +30,56 @@ def test_wrong_kernels_are_found_in_every_form_and_precision(conv):
     assert any("3x3x1x1" in line and "bf16" in line for line in wrong)
 
 
+def test_a_kernel_that_cannot_run_is_wrong():
+    def has_no_engine(*_):
+        raise RuntimeError("GET was unable to find an engine to execute this computation\nmore")
+
+    wrong = wrong_forms(FORMS_3D, "cpu", conv3d=has_no_engine)
+    assert len(wrong) == 2 * len(FORMS_3D)
+    assert all("fails: GET was unable" in line and "\n" not in line for line in wrong)
+
+
+def test_a_full_gpu_says_nothing_of_its_kernels():
+    def finds_no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        wrong_forms(FORMS_3D, "cpu", conv3d=finds_no_memory)
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+)
+def test_whatever_surrounds_the_check_it_measures_the_same(surroundings):
+    """`with torch.inference_mode(): model.cuda()` is how a network comes to a GPU, too."""
+    plain = [relative_error(form, "cpu", torch.float32, F.conv2d) for form in FORMS_2D]
+    with surroundings():
+        assert [relative_error(form, "cpu", torch.float32, F.conv2d) for form in FORMS_2D] == plain
+
+
+@pytest.mark.parametrize("value", ["ieee", "tf32"])
+def test_the_setting_of_tf32_is_put_back(value):
+    setting, seen = torch.backends.cudnn.conv, []
+    before = setting.fp32_precision
+
+    def conv(*given):
+        seen.append(setting.fp32_precision)
+        return F.conv2d(*given)
+
+    setting.fp32_precision = value
+    try:
+        relative_error(FORMS_2D[0], "cpu", torch.float32, conv)
+        assert seen == ["tf32"] and setting.fp32_precision == value
+    finally:
+        setting.fp32_precision = before
+
+
 def test_float32_on_this_cpu_is_right():
     assert not [line for line in wrong_forms(FORMS_2D + FORMS_3D, "cpu") if "TF32" in line]
 
@@ -37,7 +93,70 @@ def test_a_wrong_device_warns_once_and_3d_convolutions_are_avoided(monkeypatch):
     with pytest.warns(UserWarning, match=r"3x3x3 in bf16 is off.*slower"):
         check_device(torch.device("cpu"))
     assert not Trust.conv3d
-    check_device(torch.device("cpu"))  # said once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_device(torch.device("cpu"))  # said once
+
+
+def test_wrong_2d_convolutions_can_only_be_reported(monkeypatch):
+    monkeypatch.setattr(Trust, "conv3d", True)
+    monkeypatch.setattr(parity, "_checked", set())
+    monkeypatch.setattr(
+        parity, "wrong_forms", lambda forms, device: ["1x1x1 in TF32 is off"] if forms is FORMS_2D else []
+    )
+    with pytest.warns(UserWarning, match=r"1x1x1 in TF32 is off.*not to be trusted"):
+        check_device(torch.device("cpu"))
+    assert Trust.conv3d
+
+
+class Recorder(TorchDispatchMode):
+    """Counts what a computation asks of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+        self.ranks = set()  # of what goes into convolutions
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.counts[name] += 1
+        if name == "convolution":
+            self.ranks.add(args[0].dim())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if "50" in arch or "18" in arch])
+@pytest.mark.parametrize("trust", [True, False])
+def test_what_a_gpu_is_asked_to_do(arch, trust, monkeypatch):
+    """On a GPU without data: one launch a layer, and no copy but the one that folds the input.
+
+    Where its 3D convolutions are wrong, none of these, and only 2D ones in their place.
+    """
+    monkeypatch.setattr(Trust, "conv3d", trust)
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda:0"):
+            model = create_model(arch, num_classes=4, units=4, frames=4).eval()
+            x_NUCTHW = torch.randn(2, 4, 3, 4, 64, 64)
+        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | Conv4d)]
+        with Recorder() as seen:
+            assert model(x_NUCTHW).shape == (2, 4)
+    if trust:
+        assert seen.counts["convolution"] == len(layers)
+        assert seen.counts["clone"] == 1 and seen.counts["copy_"] == 0
+        assert seen.ranks == ({4} if arch == "i3ds_resnet50" else {4, 5})
+    else:
+        assert seen.ranks == {4}
+
+
+def test_a_network_that_comes_to_a_gpu_has_it_checked(monkeypatch):
+    model = create_model("v4d_tiny", num_classes=4, units=2, frames=2)
+    devices = []
+    monkeypatch.setattr(network, "check_device", devices.append)
+    model.double()
+    assert devices == []  # it is on a CPU
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    model.float()
+    assert devices == [model.fc.weight.device]
 
 
 @pytest.mark.gpu

@@ -143,9 +143,7 @@ class VideoNet(nn.Module):
         x = fold(x_NUCTHW)
         for step in self.steps():
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(
-                    step, x, units, frames, use_reentrant=False, context_fn=partial(_contexts, step)
-                )
+                x = _checkpointed(step, x, units, frames)
             else:
                 x = step(x, units, frames)
         return x
@@ -180,6 +178,13 @@ class VideoNet(nn.Module):
         """
         kwargs.pop("memory_format", None)
         return super().to(*args, **kwargs) if args or kwargs else self
+
+
+def _checkpointed(step: nn.Module, x: Tensor, units: int, frames: int) -> Tensor:
+    """The step, with its activations computed again in the backward pass."""
+    if torch.compiler.is_compiling():  # then a batch is counted once by itself, and contexts are refused
+        return checkpoint(step, x, units, frames, use_reentrant=False)
+    return checkpoint(step, x, units, frames, use_reentrant=False, context_fn=partial(_contexts, step))
 
 
 def _contexts(step: nn.Module):
