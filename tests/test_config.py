@@ -33,6 +33,13 @@ OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name
         ({"dataset": {"splits": ["train", "val", "odd"]}}, ["dataset.synthetic.videos", "'odd'"]),
         ({"clips": {"size": "large"}}, ["clips.size", "'large'"]),
         ({"testing": {"orders": ["units_reversed"]}}, ["testing.orders"]),
+        ({"testing": {"crop_size": 65}}, ["testing.crop_size 65", "64", "testing.short_side"]),
+        ({"testing": {"short_side": 80, "crop_size": 81}}, ["testing.crop_size 81", "80"]),
+        ({"training": {"crop": {"size": 97}}, "clips": {"size": "120x96"}}, ["training.crop.size 97", "96"]),
+        (
+            {"models": {"v4d": {"training": {"crop": {"size": 99}}}}, "frames": {"size": 98}},
+            ["v4d", "99", "98"],
+        ),
         ({"name": "../up"}, ["name", "../up"]),
         ({"models": 3}, ["models", "3"]),
     ],

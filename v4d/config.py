@@ -368,6 +368,7 @@ def _check_relations(document: dict[str, Any]) -> None:
         if absent:
             raise V4DError(f"config: dataset.kinetics.parts has no entry for split {absent[0]!r}")
         _check_give_up(dataset["kinetics"])
+    _check_crops(document)
 
 
 def _check_give_up(kinetics: dict[str, Any]) -> None:
@@ -377,6 +378,26 @@ def _check_give_up(kinetics: dict[str, Any]) -> None:
         split, part = entry.split("/")
         if part not in [*names.get(split, []), "youtube"]:
             raise V4DError(f"config: dataset.kinetics.give_up: there is no part {entry!r}")
+
+
+def _check_crops(document: dict[str, Any]) -> None:
+    """A crop larger than the frames would be found out by the first validation, or by the test."""
+    frame = frame_size(document["frames"]["size"] or document["clips"]["size"])
+    short = frame if isinstance(frame, int) else min(frame)
+    for name, model in document["models"].items():
+        for stage in model["stages"]:
+            crop = stage["training"]["crop"]["size"]
+            if model["checkpoint"] is None and crop > short:
+                raise V4DError(
+                    f"config: models.{name}: training.crop.size {crop} does not fit frames with a short side "
+                    f"of {short} (frames.size, clips.size)"
+                )
+    crop, scaled = document["testing"]["crop_size"], document["testing"]["short_side"] or short
+    if document["models"] and crop is not None and crop > scaled:
+        raise V4DError(
+            f"config: testing.crop_size {crop} does not fit frames with a short side of {scaled}: "
+            f"lower it, or set testing.short_side"
+        )
 
 
 def _check_stage(name: str, stage: dict[str, Any], splits: list[str], trains: bool) -> None:
