@@ -42,6 +42,32 @@ def test_a_static_clip_is_the_2d_network_on_its_frame(depth, kind, tmp_path):
     assert (features[:, 0] - expected).abs().max() > 1e-2 * scale  # the ends see the padding
 
 
+def test_weights_by_name_come_from_torchvision_s_cache(tmp_path, monkeypatch):
+    """No network is touched where the file is in the cache already."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir(parents=True)
+    flat = torchvision.models.resnet18()
+    torch.save(flat.state_dict(), cached)
+    model = create_model("i3ds_resnet18", num_classes=5, units=1, frames=2)
+    load_imagenet(model, "imagenet")
+    assert torch.equal(model.stem.conv.weight, flat.conv1.weight)
+    assert torch.equal(model.res5.blocks[0].conv1.weight[:, :, 1], flat.layer4[0].conv1.weight / 3)
+    cached.write_bytes(cached.read_bytes()[:1000])
+    with pytest.raises(V4DError, match=r"put a good file at .*resnet18-f37072fd\.pth"):
+        load_imagenet(model)
+
+
+def test_a_download_that_fails_says_where_the_file_belongs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    model = create_model("i3ds_resnet18", num_classes=5, units=1, frames=2)
+    with pytest.raises(V4DError, match=r"cannot get https://.*resnet18.*put a good file at"):
+        load_imagenet(model)
+    with pytest.raises(V4DError, match="no ImageNet weights for v4d_tiny"):
+        load_imagenet(create_model("v4d_tiny", num_classes=5, units=1, frames=2))
+
+
 def test_weights_of_another_depth_are_refused(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
     model = create_model("i3ds_resnet50", num_classes=5, units=1, frames=2)

@@ -88,3 +88,35 @@ def test_describe_prints_the_table(capsys):
     assert main(["describe", "v4d_resnet18", "--units", "4", "--frames", "4", "--classes", "1000"]) == 0
     printed = capsys.readouterr().out
     assert "58.614" in printed and "33,070,632" in printed and "res3" in printed
+
+
+def test_describe_takes_places_one_by_one_and_any_size(capsys):
+    from v4d.cli import main
+
+    tables = []
+    for places in (["res3=2,4"], ["res3=2", "res3=4"]):
+        assert main(["describe", "v4d_resnet50", "--frames", "8", "--blocks", *places]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] and "37,172,688" in tables[0] and "285.3" in tables[0]
+    # More weights than any memory holds: they are counted, not made.
+    assert main(["describe", "v4d_tiny", "--kernel", "99999x3x3x3"]) == 0
+    assert "13,824,773,856 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--size", "0"], "--size must be at least 1"),
+        (["--size", "-5"], "--size must be at least 1"),
+        (["--blocks", "res3"], "'res3' is not like res3=2,4"),
+        (["--blocks", "res3=x"], "'x' is not a list of numbers"),
+        (["--kernel", "3,3,1,1"], "'3,3,1,1' is not a list of numbers"),
+        (["--preset", "printed"], "unknown preset"),
+    ],
+)
+def test_describe_says_what_is_wrong_in_one_line(capsys, options, part):
+    from v4d.cli import main
+
+    assert main(["describe", "v4d_tiny", *options]) == 1
+    said = capsys.readouterr().err
+    assert part in said and said.count("\n") == 1

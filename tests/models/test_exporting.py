@@ -1,11 +1,13 @@
 """Exported programs give the network's logits, for any number of videos; a GPU is checked at its start."""
 
 import json
+import resource
 
 import pytest
 import torch
 from conftest import assert_one_line_error, v4d
 
+from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.models.exporting import export
 from v4d.models.saved import load_model, save_model
@@ -42,9 +44,22 @@ def test_another_suffix_is_one_line(tmp_path):
 def test_a_program_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch):
     model = saved(tmp_path / "model.pt")
     monkeypatch.setattr("v4d.models.exporting._difference", lambda *_: 0.5)
-    with pytest.raises(Exception, match="differs"):
+    with pytest.raises(V4DError, match="differs"):
         export(model, tmp_path / "wrong.pt2", height=32, width=32, description={})
     assert not (tmp_path / "wrong.pt2").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """The limit on a file's size stands for the disk's end."""
+    model = saved(tmp_path / "model.pt")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(V4DError, match=r"cannot write .*full\.pt2: File too large"):
+            export(model, tmp_path / "full.pt2", height=32, width=32, description={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_a_saved_model_comes_back_whole(tmp_path):

@@ -105,6 +105,9 @@ def test_any_wrapping_of_the_same_weights(resnet18, tmp_path):
             lambda w: w.update({"module.base_model.layer2.2.tsa.weight": torch.ones(2, 2)}),
             ["tsa.weight", "(2, 2"],
         ),
+        (lambda w: w.update({"module.new_fc.weight": torch.tensor(1.0)}), ["new_fc.weight", "()"]),
+        (lambda w: w.update({7: torch.ones(1)}), ["no state dict"]),
+        (lambda w: w.update({"module.new_fc.bias": torch.ones(200).to_sparse()}), ["no state dict"]),
     ],
 )
 def test_a_mismatch_names_the_first_tensor(resnet18, change, parts):

@@ -20,25 +20,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from v4d.errors import V4DError
     from v4d.models import create_model
     from v4d.models.cost import cost_table
 
-    model = create_model(
-        args.arch,
-        num_classes=args.classes,
-        units=args.units,
-        frames=args.frames,
-        preset=args.preset,
-        blocks=None if args.blocks is None else dict(map(_place, args.blocks)),
-        kernel=_numbers(args.kernel, "x", "--kernel"),
-    )
+    if args.size < 1:
+        raise V4DError(f"--size must be at least 1, not {args.size}")
+    with torch.device("meta"):  # no weights are needed to count them
+        model = create_model(
+            args.arch,
+            num_classes=args.classes,
+            units=args.units,
+            frames=args.frames,
+            preset=args.preset,
+            blocks=None if args.blocks is None else _places(args.blocks),
+            kernel=_numbers(args.kernel, "x", "--kernel"),
+        )
     print(cost_table(model, height=args.size, width=args.size))
     return 0
 
 
-def _place(text: str) -> tuple[str, list[int]]:
-    stage, _, positions = text.partition("=")
-    return stage, _numbers(positions, ",", "--blocks")
+def _places(texts: list[str]) -> dict[str, list[int]]:
+    from v4d.errors import V4DError
+
+    places: dict[str, list[int]] = {}
+    for text in texts:
+        stage, _, positions = text.partition("=")
+        if not positions:
+            raise V4DError(f"--blocks: {text!r} is not like res3=2,4")
+        places.setdefault(stage, []).extend(_numbers(positions, ",", "--blocks"))
+    return places
 
 
 def _numbers(text: str, separator: str, option: str) -> list[int]:

@@ -82,9 +82,9 @@ def cost_table(model: VideoNet, *, height: int, width: int) -> str:
     spec = model.spec
     lines = [
         f"{spec['arch']} ({spec['preset']}), {model.units} x {model.frames} x {height} x {width}",
-        f"{'stage':12}{'output of a unit':>20}{'parameters':>14}{'GMAC':>10}",
+        f"{'stage':12}{'output of a unit':>20}{'parameters':>18}{'GMAC':>12}",
     ]
     for cost in [*costs, total]:
         shape = " x ".join(map(str, cost.shape))
-        lines.append(f"{cost.name:12}{shape:>20}{cost.parameters:>14,}{cost.gmac:>10.3f}")
+        lines.append(f"{cost.name:12}{shape:>20}{cost.parameters:>18,}{cost.gmac:>12.3f}")
     return "\n".join(lines)

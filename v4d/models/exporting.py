@@ -4,6 +4,7 @@ Units, frames and the size of the frames are fixed in it; the number of videos i
 """
 
 import importlib.util
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -58,7 +59,9 @@ def _difference(model: VideoNet, run: Callable[[Tensor], Tensor], x: Tensor) -> 
 
 def _write_pt2(model: VideoNet, x: Tensor, path: Path, description: dict[str, Any]):
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("videos")},))
-    torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(description)})
+    content = io.BytesIO()  # written by Python, which can say why a file cannot be
+    torch.export.save(program, content, extra_files={DESCRIPTION: json.dumps(description)})
+    path.write_bytes(content.getbuffer())
     return torch.export.load(path).module()
 
 

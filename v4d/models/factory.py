@@ -63,6 +63,8 @@ def create_model(
     for name, value in {"num_classes": num_classes, "units": units, "frames": frames}.items():
         if value < 1:
             raise V4DError(f"{name} must be at least 1, not {value}")
+    if not 0 <= dropout <= 1:
+        raise V4DError(f"dropout must be from 0 to 1, not {dropout}")
     backbone = BACKBONES[arch.split("_")[1].removesuffix("pp")]
     places = _places(arch, preset, blocks, backbone)
     spec = {

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from v4d.errors import V4DError
-from v4d.models.naming import first_difference, fitted, foreign_names, plain_state_dict
+from v4d.models.naming import fitted, foreign_names, plain_state_dict
 from v4d.models.network import VideoNet
+from v4d.models.saved import first_difference
 
 
 def load_imagenet(model: VideoNet, source: str | Path | Mapping[str, Any] = "imagenet") -> None:
@@ -57,9 +58,9 @@ def _download(arch: str) -> dict[str, Tensor]:
 
     weights = torchvision.models.get_model_weights(depth).IMAGENET1K_V1
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError, a wrong hash a RuntimeError
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # URLError, a wrong hash, whatever torch's readers raise at a damaged file
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise V4DError(
-            f"cannot download {weights.url}: {error}; put the file at {cache}, or give its path"
+            f"cannot get {weights.url}: {error}; put a good file at {cache}, or give its path"
         ) from error

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from v4d.errors import V4DError
@@ -55,25 +56,15 @@ def plain_state_dict(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, 
     content = read_weights(source) if isinstance(source, str | Path) else source
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(map(_is_weight, content.items())):
         raise V4DError(f"{source if isinstance(source, str | Path) else 'the mapping'} holds no state dict")
     prefix = "module." if content and all(name.startswith("module.") for name in content) else ""
     return dict(content), prefix
 
 
-def first_difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """What keeps `given` from being loaded: the first missing and the first unexpected name; "" for nothing.
-
-    Counters of batches are not missed: files from before PyTorch 0.4.1 have none, and nothing reads them.
-    """
-    missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in given if name not in wanted]
-    parts = []
-    for what, names in (("missing", missing), ("unexpected", unexpected)):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            parts.append(f"{what} {names[0]}{more}")
-    return ", ".join(parts)
+def _is_weight(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def fitted(value: Tensor, own: Tensor, name: str, source: str | Path) -> Tensor:

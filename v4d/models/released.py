@@ -15,8 +15,9 @@ from torch import Tensor
 from v4d.errors import V4DError
 from v4d.files import read_json
 from v4d.models.factory import create_model
-from v4d.models.naming import first_difference, fitted, foreign_names, plain_state_dict
+from v4d.models.naming import fitted, foreign_names, plain_state_dict
 from v4d.models.network import VideoNet
+from v4d.models.saved import first_difference
 
 
 def load_released(
@@ -85,6 +86,10 @@ def _architecture(given: Mapping[str, Tensor], prefix: str, source: str | Path) 
     classifier = given.get(f"{prefix}new_fc.weight")
     if classifier is None:
         raise V4DError(f"{source} is no released V4D: missing {prefix}new_fc.weight")
+    if classifier.dim() != 2:
+        raise V4DError(
+            f"{source}: {prefix}new_fc.weight has shape {tuple(classifier.shape)}, not two extents"
+        )
     depth = "50" if f"{prefix}base_model.layer1.0.conv3.weight" in given else "18"
     kernels4d = [value for name, value in given.items() if name.endswith(".tsa.weight")]
     architecture = {"preset": "released", "num_classes": classifier.shape[0]}

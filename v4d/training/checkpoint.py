@@ -19,11 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from v4d.errors import V4DError
-from v4d.files import atomic_path
-from v4d.models.saved import read_weights
+from v4d.models.saved import read_weights, write_weights
 
 FORMAT = 1
 
@@ -62,8 +59,7 @@ class CheckpointFolder:
     def save(self, state: dict[str, Any], *, end_of_epoch: bool, best: bool) -> None:
         """Write `last.pt`, and at the end of an epoch its own file; prune the oldest."""
         last = self.folder / "last.pt"
-        with atomic_path(last) as temporary:
-            torch.save(state | {"format": FORMAT}, temporary)
+        write_weights(last, state | {"format": FORMAT})
         if end_of_epoch:
             _link(last, self.folder / f"epoch_{state['epoch']:04d}.pt")
             for old in sorted(self.folder.glob("epoch_*.pt"))[: -self.keep]:
@@ -74,8 +70,7 @@ class CheckpointFolder:
     def save_debug(self, state: dict[str, Any]) -> Path:
         """The state of a training that has gone wrong, beside the others."""
         path = self.folder / "debug.pt"
-        with atomic_path(path) as temporary:
-            torch.save(state | {"format": FORMAT}, temporary)
+        write_weights(path, state | {"format": FORMAT})
         return path
 
     def load(self) -> dict[str, Any] | None:
