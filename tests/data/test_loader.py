@@ -1,5 +1,6 @@
 """The loader against reader, pickers and PIL; the same for any workers, ranks and place to resume from."""
 
+import itertools
 import math
 import os
 import pickle
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import lmdb
 import numpy as np
@@ -208,6 +210,8 @@ def test_test_batches_have_views_and_validation_has_none(shard_records):
     assert scaled.frames.shape[-3:] == (96, 96, 3)
     (centred, *_) = eval_loader(shard_records, **EVAL, sampling="centred")
     assert not torch.equal(centred.frames, middle.frames)
+    with pytest.raises(ValueError, match="not 'center'"):
+        eval_loader(shard_records, **EVAL, sampling="center")
     with pytest.raises(ValueError, match="3 crops need"):
         eval_loader(shard_records, **EVAL, crops=3, views_axis=False)
 
@@ -308,12 +312,18 @@ def test_the_global_generators_are_left_alone(shard_records):
     assert np.random.get_state()[1].tolist() == before[1]
 
 
-def test_the_share_of_waiting_is_measured(shard_records):
+def test_the_share_of_waiting_is_measured(shard_records, monkeypatch):
+    """By a clock that moves by a second at each look: a batch takes one, its use the next three."""
+    seconds = itertools.count()
+    monkeypatch.setattr(loader, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
     batches = train_loader(shard_records, **TRAIN)
     assert batches.data_wait_fraction == 0
-    for _ in batches:
-        assert 0 < batches.data_wait_fraction <= 1
-    assert 0 < batches.data_wait_fraction <= 1
+    for _ in range(2):  # an epoch begins with nothing
+        for number, _ in enumerate(batches, 1):
+            assert batches.data_wait_fraction == number / (4 * number - 2)
+            next(seconds), next(seconds)
+        last = len(batches) + 1
+        assert batches.data_wait_fraction == last / (4 * last - 2)
 
 
 def test_normalise_is_the_usual_formula_as_a_view_of_channels_last_memory():

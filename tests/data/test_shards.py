@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -189,6 +190,17 @@ def test_a_second_writer_refuses_and_the_first_goes_on(shard_path):
     assert ShardReader(shard_path).video_ids == ["v"]
 
 
+def test_what_a_killed_writer_left_is_cleared(shard_path, shard_good):
+    """Its records would otherwise be in the way of the new ones, or end up among them."""
+    leftover = shard_path.with_name(".part_0.lmdb.part")
+    for left in (shard_good.read_bytes()[:-60], b"x" * 100_000):
+        leftover.write_bytes(left)
+        reader = write_shard(shard_path, {"new": jpegs(2)})
+        shard_format.check_seal(shard_path, whole=True)
+        assert reader.video_ids == ["new"]
+        assert names_in(shard_path.parent) == ["part_0.lmdb"]
+
+
 def test_a_full_disk_keeps_the_old_shard_and_says_so(shard_path):
     write_shard(shard_path, {"old": jpegs(2)})
     messages = multiprocessing.get_context("fork").SimpleQueue()
@@ -326,6 +338,14 @@ def test_a_bad_frame_is_named(shard_path):
     assert len(reader.frames("good", range(12))) == 12
 
 
+def test_a_shard_that_vanished_before_its_first_use(shard_path):
+    write_shard(shard_path, {"v": jpegs(1)})
+    reader = ShardReader(shard_path)
+    shard_path.unlink()
+    with pytest.raises(V4DError, match=r"cannot open shard .*part_0.lmdb: No such file"):
+        reader.frames("v", [0])
+
+
 def test_frames_and_videos_that_are_not_there(shard_good):
     reader = ShardReader(shard_good)
     for index in (-1, 25):
@@ -359,10 +379,34 @@ def test_a_forked_child_goes_on_with_open_readers_and_cold_pages(shard_good, mon
     monkeypatch.setattr(shards, "COLD_SECONDS", -1.0)  # every fetch counts as slow: threads do the rest
     reader = ShardReader(shard_good)
     before = reader.frames("v1", range(20))
+    together = threading.Barrier(shards.READ_THREADS, timeout=60)
+    list(
+        shards._readers().map(lambda _: together.wait(), range(shards.READ_THREADS))
+    )  # all threads are there
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # a child that took the parent's threads for its own would wait for ever
         os._exit(0 if (reader.frames("v1", range(20)) == before).all() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_only_what_is_cold_is_fetched_by_several_threads(shard_good, monkeypatch):
+    reader = ShardReader(shard_good)
+    reader.jpegs("v0", range(25))
+    threads = set()
+    get = shards._Map.get
+
+    def seen(shard, key):
+        threads.add(threading.current_thread().name)
+        return get(shard, key)
+
+    monkeypatch.setattr(shards._Map, "get", seen)
+    monkeypatch.setattr(shards, "COLD_SECONDS", 60.0)
+    warm = reader.jpegs("v0", range(25))
+    assert threads == {threading.current_thread().name}
+    monkeypatch.setattr(shards, "COLD_SECONDS", -1.0)
+    assert reader.jpegs("v0", range(25)) == warm
+    assert any(name.startswith("v4d-read") for name in threads)
 
 
 def test_threads_share_a_reader(shard_good, monkeypatch):

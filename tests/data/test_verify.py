@@ -1,6 +1,7 @@
 """`v4d verify`: whatever was changed on disk is found and named, and nothing crashes."""
 
 import hashlib
+import json
 import random
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ from conftest import assert_one_line_error, v4d, write_config
 from shard_helpers import jpegs, write_shard
 
 from v4d import config
+from v4d.data import verify
 from v4d.data.children import run_in_children
 from v4d.data.lockfile import LockEntry, LockFile
 from v4d.data.shard_format import seal
@@ -110,6 +112,24 @@ def test_a_record_that_is_missing_is_found(shard_part, key, words):
     assert any(words in problem for problem in verify_part(shard_part))
 
 
+@pytest.mark.parametrize("name", ["videos", "frames", "bytes"])
+def test_the_closing_record_has_the_right_counts(shard_part, name):
+    counts = ShardReader(shard_part.shard).counts()
+    wrong = counts | {name: counts[name] + 1}
+    reseal(shard_part, lambda transaction: transaction.put(b"4", json.dumps(wrong).encode()))
+    (problem,) = verify_part(shard_part)
+    assert f"'{name}': {counts[name]}" in problem
+    assert "its closing record says" in problem
+
+
+def test_two_videos_with_one_number_are_found(shard_part):
+    def twice(transaction: lmdb.Transaction) -> None:
+        transaction.put(b"3v1", transaction.get(b"3v0"))
+
+    reseal(shard_part, twice)
+    assert any("are not numbered from 0 to 3" in problem for problem in verify_part(shard_part))
+
+
 def test_a_sample_of_frames_is_decoded(shard_part):
     """A frame that has its checksum and is no picture: what a broken encoder would leave."""
     broken = {f"v{n}": jpegs(16, first=20 * n) for n in range(4)} | {"v3": [b"no picture"] * 16}
@@ -119,14 +139,21 @@ def test_a_sample_of_frames_is_decoded(shard_part):
 
 def test_ledger_and_shard_are_held_against_each_other(shard_part):
     rows = pq.read_table(shard_part.ledger).to_pylist()
-    changed = [rows[0] | {"num_frames": 15, "class_index": 2}, rows[1] | {"status": "corrupt"}, *rows[2:]]
+    other = {"num_frames": 15, "class_index": 2, "width": 71, "height": 63}
+    changed = [rows[0] | other, rows[1] | {"status": "corrupt"}, *rows[2:]]
     pq.write_table(pa.Table.from_pylist([*changed, rows[0] | {"video_id": "new"}]), shard_part.ledger)
     problems = verify_part(shard_part)
     assert any("its ledger differ in 2 videos: new, v1" in problem for problem in problems)
     assert any("video v0 has num_frames 16, its ledger says 15" in problem for problem in problems)
     assert any("video v0 has class_index 0, its ledger says 2" in problem for problem in problems)
+    assert any("video v0 has width 72, its ledger says 71" in problem for problem in problems)
+    assert any("video v0 has height 64, its ledger says 63" in problem for problem in problems)
+    pq.write_table(pq.read_table(shard_part.ledger).drop_columns("status"), shard_part.ledger)
+    (problem,) = verify_part(shard_part)
+    assert f"ledger {shard_part.ledger} is damaged: it has no column status" in problem
     shard_part.ledger.unlink()
-    assert any("cannot read ledger" in problem for problem in verify_part(shard_part))
+    (problem,) = verify_part(shard_part)
+    assert f"cannot read ledger {shard_part.ledger}: no such file" in problem
 
 
 def test_a_damaged_shard_of_a_data_set_is_named_and_made_anew_alone(tiny, monkeypatch):
@@ -152,6 +179,12 @@ def test_a_damaged_shard_of_a_data_set_is_named_and_made_anew_alone(tiny, monkey
     command = problems[1].partition("anew: v4d ")[2].replace("--config ...", "--config config.yaml")
     v4d(*command.split(), cwd=tiny)
     assert verify_dataset(settings) == []
+    data[-1] ^= 4
+    shutil.copy(shard, tiny / "whole.lmdb")
+    shard.write_bytes(data)
+    (tiny / "data/tiny/clips/train/part_1.tar").unlink()
+    assert "part_1.lmdb anew: delete it and run snakemake" in verify_dataset(settings)[1]
+    (tiny / "whole.lmdb").replace(shard)
     assert [path.stat() for path in others] == before
 
 
@@ -161,15 +194,37 @@ def test_the_manifest_is_held_against_the_ledgers(tiny, monkeypatch):
     path = tiny / "data/tiny/manifest.parquet"
     rows = pq.read_table(path).to_pylist()
     good = [n for n, row in enumerate(rows) if row["status"] == "ok"]
-    rows[good[0]]["num_frames"] += 1
+    figures = ("num_frames", "class_index", "width", "height", "bytes")
+    for name in figures:
+        rows[good[0]][name] += 1
     del rows[good[1]]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    problems = verify_dataset(settings)
-    assert len(problems) == 2
-    assert "manifest and ledgers differ in 1 videos" in problems[0]
-    assert "has num_frames" in problems[1]
+    first, *problems = verify_dataset(settings)
+    assert "manifest and ledgers differ in 1 videos" in first
+    for name in figures:
+        assert any(f"{rows[good[0]]['video_id']} has {name} {rows[good[0]][name]}, " in p for p in problems)
+    assert len(problems) == len(figures)
     path.unlink()
-    assert any("manifest.parquet" in problem for problem in verify_dataset(settings))
+    (problem,) = verify_dataset(settings)
+    assert "cannot read manifest data/tiny/manifest.parquet: no such file; `v4d manifest` makes it" in problem
+
+
+def test_a_damaged_manifest_or_ledger_is_a_problem_and_no_traceback(tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    settings = config.load("config.yaml")
+    parts = list(verify._parts(settings))
+    rng = random.Random(0)
+    for path in (tiny / "data/tiny/manifest.parquet", parts[0].ledger):
+        good = path.read_bytes()
+        found = []
+        for place in (len(good) - 1, *(rng.randrange(len(good)) for _ in range(60))):
+            data = bytearray(good)
+            data[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            found.append(verify.verify_manifest(settings, parts))
+        assert f"{path.name}" in found[0][0]  # the magic at its end
+        assert sum(map(bool, found)) > 10  # a table has no checksums: what nobody reads may be anything
+        path.write_bytes(good)
 
 
 def test_what_is_not_there_is_named(tiny, monkeypatch):

@@ -142,7 +142,8 @@ def _serve(connection: Connection, function: Callable[[Any], Any], deadline: flo
     """What a child does: one task after the other until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    connection.send("ready")
+    with contextlib.suppress(OSError):  # the parent was ended meanwhile: recv() finds out
+        connection.send("ready")
     while True:
         try:
             task = connection.recv()

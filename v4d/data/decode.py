@@ -103,7 +103,7 @@ def decoder_names(settings: FramesConfig) -> tuple[str, str]:
 
 
 def _pyav_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
-    with av.open(io.BytesIO(data)) as container:
+    with _opened(data) as container:
         if not container.streams.video:
             return DecodedClip("no_video_stream", "the file has no video stream")
         stream = container.streams.video[0]
@@ -118,6 +118,11 @@ def _pyav_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
                 result.jpegs.append(_encode(frame, scaler, result.size, settings.quality))
             result.num_frames += 1
         return result
+
+
+def _opened(data: bytes) -> av.container.InputContainer:
+    # Titles are in whatever encoding; PyAV raises by default where it is not UTF-8.
+    return av.open(io.BytesIO(data), metadata_errors="replace")
 
 
 def _encode(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int], quality: int) -> bytes:
@@ -146,6 +151,11 @@ def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
     import decord
 
     reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+    shown = _shown_packets(data)
+    if len(reader) > shown:
+        return DecodedClip(
+            "corrupt", f"decord counts {len(reader)} frames where there are {shown}: take pyav"
+        )
     height, width = reader[0].shape[:2]
     size = target_size(width, height, settings.size)
     if size != (width, height):
@@ -161,6 +171,12 @@ def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
         size=size,
         source_size=(width, height),
     )
+
+
+def _shown_packets(data: bytes) -> int:
+    """Frames at most: decord counts those that an edit list cuts off as well, and repeats others for them."""
+    with _opened(data) as container:
+        return sum(bool(packet.size) and not packet.is_discard for packet in container.demux(video=0))
 
 
 def _decord_images(reader, stride: int) -> Iterator[np.ndarray]:

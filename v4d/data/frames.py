@@ -158,11 +158,13 @@ def _header(settings: FramesConfig) -> ShardHeader:
     )
 
 
-def read_ledger(path: Path):
+def read_ledger(path: Path, what: str = "ledger"):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise V4DError(f"cannot read ledger {path}: {error}") from error
+    except FileNotFoundError as error:
+        raise V4DError(f"cannot read {what} {path}: no such file") from error
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that is no UTF-8 any more
+        raise V4DError(f"cannot read {what} {path}: {error}") from error

@@ -116,6 +116,8 @@ def eval_loader(
     Raises:
         V4DError: there are no videos. While iterating: as `train_loader`, or the crop is larger than a frame.
     """
+    if sampling not in ("released", "centred"):
+        raise ValueError(f"sampling is released or centred, not {sampling!r}")
     if not views_axis and crops != 1:
         raise ValueError(f"{crops} crops need an axis of views")
     table = _table(videos)

@@ -259,7 +259,10 @@ def _runs(places: list[int], count: int) -> Iterator[range]:
 def _shared_map(path: Path) -> _Map:
     """The process's one map of a file; a shard that was written anew is another file."""
     with _maps_lock:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise V4DError(f"cannot open shard {path}: {error.strerror}") from error
         key = status.st_dev, status.st_ino
         shard = _maps.get(key)
         if shard is None:

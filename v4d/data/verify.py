@@ -13,6 +13,7 @@ from v4d.data.shards import ShardReader, Video
 from v4d.errors import V4DError
 from v4d.progress import progress
 
+Row = dict[str, Any]
 _SHARD_SECONDS = 6 * 3600
 _NAMED = 3
 
@@ -42,9 +43,14 @@ def verify_dataset(config: Config, *, threads: int = 1) -> list[str]:
     for part, outcome in zip(parts, shown, strict=True):
         found = _problems(part, outcome)
         if found:
-            again = f"v4d frames --config ... --split {part.split} --part {part.name}"
-            problems += [*found, f"to make {part.shard} anew: {again}"]
+            problems += [*found, f"to make {part.shard} anew: {_way_to_make(config, part)}"]
     return problems + verify_manifest(config, parts)
+
+
+def _way_to_make(config: Config, part: Part) -> str:
+    if (config.dataset.root / "clips" / part.split / f"{part.name}.tar").exists():
+        return f"v4d frames --config ... --split {part.split} --part {part.name}"
+    return "delete it and run snakemake, which makes its clips again; they are not here"
 
 
 def verify_part(part: Part) -> list[str]:
@@ -90,11 +96,12 @@ def _check_frames(reader: ShardReader, videos: dict[str, Video]) -> Iterator[str
 
 def _check_ledger(part: Part, reader: ShardReader, videos: dict[str, Video]) -> Iterator[str]:
     """The ledger's good videos are the shard's, with the same figures."""
-    rows = {row["video_id"]: row for row in _good_rows(part.ledger)}
+    compared = ("class_index", "num_frames", "width", "height")
+    rows = {row["video_id"]: row for row in _good_rows(part.ledger, compared)}
     yield from _check_names(f"shard {reader.path} and its ledger", set(videos), set(rows))
     for video_id in sorted(videos.keys() & rows.keys()):
         video, row = videos[video_id], rows[video_id]
-        for name in ("class_index", "num_frames", "width", "height"):
+        for name in compared:
             if getattr(video, name) != row[name]:
                 yield (
                     f"shard {reader.path}: video {video_id} has {name} {getattr(video, name)}, "
@@ -104,26 +111,26 @@ def _check_ledger(part: Part, reader: ShardReader, videos: dict[str, Video]) -> 
 
 def verify_manifest(config: Config, parts: list[Part]) -> list[str]:
     """The manifest's good videos are those of the ledgers, with the same figures."""
-    from v4d.data.manifest import read_manifest
-
+    path = config.dataset.root / "manifest.parquet"
+    compared = ("class_index", "num_frames", "width", "height", "bytes")
     try:
-        table = read_manifest(config)
+        rows = _good_rows(path, ("split", "part", *compared), "manifest")
     except V4DError as error:
-        return [str(error)]
-    good = table[table["status"] == "ok"].to_dict("records")
-    listed = {(row["split"], row["part"], row["video_id"]): row for row in good}
-    ledgers: dict[tuple[str, str, str], dict[str, Any]] = {}
+        return [f"{error}; `v4d manifest` makes it"]
+    listed = {(row["split"], row["part"], row["video_id"]): row for row in rows}
+    ledgers: dict[tuple[str, str, str], Row] = {}
     problems = []
     for part in parts:
         try:
-            ledgers |= {(part.split, part.name, row["video_id"]): row for row in _good_rows(part.ledger)}
+            rows = _good_rows(part.ledger, compared)
+            ledgers |= {(part.split, part.name, row["video_id"]): row for row in rows}
         except V4DError as error:
             problems.append(str(error))
     # The same id in two archives is one video of the manifest.
     names = [{(split, video_id) for split, _, video_id in keys} for keys in (listed, ledgers)]
     problems += _check_names("manifest and ledgers", *names)
     for key in sorted(listed.keys() & ledgers.keys()):
-        for name in ("num_frames", "width", "height", "bytes"):
+        for name in compared:
             if listed[key][name] != ledgers[key][name]:
                 said, counted = listed[key][name], ledgers[key][name]
                 problems.append(f"manifest: {'/'.join(key)} has {name} {said}, its ledger {counted}")
@@ -146,7 +153,14 @@ def _parts(config: Config) -> Iterator[Part]:
             yield Part(split, name, folder / f"{name}.lmdb", folder / f"{name}.parquet")
 
 
-def _good_rows(ledger: Path) -> list[dict[str, Any]]:
+def _good_rows(path: Path, columns: tuple[str, ...], what: str = "ledger") -> list[Row]:
+    """The good videos of a ledger, or of the manifest; V4DError where it lacks one of the columns."""
     from v4d.data.frames import read_ledger
 
-    return [row for row in read_ledger(ledger).to_pylist() if row["status"] == "ok"]
+    table = read_ledger(path, what)
+    if absent := {"video_id", "status", *columns} - set(table.column_names):
+        raise V4DError(f"{what} {path} is damaged: it has no column {', '.join(sorted(absent))}")
+    try:
+        return [row for row in table.to_pylist() if row["status"] == "ok"]
+    except ValueError as error:  # text that is no UTF-8 any more
+        raise V4DError(f"{what} {path} is damaged: {error}") from error
