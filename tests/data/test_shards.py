@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -425,6 +426,32 @@ def test_readers_of_one_file_share_its_map_and_one_made_anew_is_another(shard_pa
     new = write_shard(shard_path, {"new": jpegs(3)})
     assert (old.video_ids, new.video_ids) == (["old"], ["new"])
     assert old.frames("old", [2]).shape == (1, 64, 72, 3)
+
+
+def test_a_reader_gets_one_shard_or_the_other_while_it_is_written_anew(shard_path):
+    expected = {}
+    for name in "ab":
+        expected[name] = jpegs(2, first=ord(name))
+        write_shard(shard_path.with_name(name), {name: expected[name]})
+    shutil.copy(shard_path.with_name("a"), shard_path)
+    done = threading.Event()
+
+    def write_anew() -> None:
+        while not done.is_set():
+            for name in "ba":
+                shutil.copy(shard_path.with_name(name), shard_path.with_name("new"))
+                shard_path.with_name("new").replace(shard_path)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_anew)
+        try:
+            for _ in range(200):
+                reader = ShardReader(shard_path)
+                (name,) = reader.video_ids
+                assert reader.jpegs(name, range(2)) == expected[name]
+        finally:
+            done.set()
+        writing.result()
 
 
 def test_a_shard_without_videos_is_a_shard(shard_path):

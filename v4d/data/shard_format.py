@@ -30,7 +30,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from v4d.errors import V4DError
 
@@ -131,9 +131,9 @@ def unpack_end(value: bytes) -> dict[str, int]:
 
 def seal(path: Path) -> None:
     """Append the seal to a finished LMDB file."""
-    length, head, digest = _measure(path, path.stat().st_size)
-    body = SEAL.pack(MAGIC, VERSION, head, length, digest)
-    with path.open("ab") as file:
+    with path.open("r+b") as file:
+        length, head, digest = _measure(file, path.stat().st_size)
+        body = SEAL.pack(MAGIC, VERSION, head, length, digest)
         file.write(body + _NUMBER.pack(zlib.crc32(body)))
 
 
@@ -144,18 +144,21 @@ def check_seal(path: Path, *, whole: bool = False) -> None:
         V4DError: no such file, empty, truncated or unfinished, of another version, or damaged.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise V4DError(f"shard {path} is empty")
-            file.seek(max(0, size - SEAL_BYTES))
-            raw = file.read()
+        with path.open("rb") as file:  # once: under its name another shard may appear meanwhile
+            _check_seal(path, file, whole)
     except OSError as error:
         raise V4DError(f"cannot open shard {path}: {error.strerror}") from error
-    head, length, digest = _unpack_seal(path, raw)
+
+
+def _check_seal(path: Path, file: BinaryIO, whole: bool) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise V4DError(f"shard {path} is empty")
+    file.seek(max(0, size - SEAL_BYTES))
+    head, length, digest = _unpack_seal(path, file.read())
     if length != size - SEAL_BYTES:
         raise V4DError(f"shard {path} is damaged: {size - SEAL_BYTES} bytes where {length} were written")
-    found_length, found_head, found_digest = _measure(path, length if whole else min(length, HEAD_BYTES))
+    found_length, found_head, found_digest = _measure(file, length if whole else min(length, HEAD_BYTES))
     if found_head != head:
         raise V4DError(
             f"shard {path} is damaged: its first {HEAD_BYTES // 1024} KiB differ from what was written"
@@ -177,15 +180,15 @@ def _unpack_seal(path: Path, raw: bytes) -> tuple[int, int, bytes]:
     return head, length, digest
 
 
-def _measure(path: Path, length: int) -> tuple[int, int, bytes]:
-    """Bytes read (at most `length`), CRC-32 of the first HEAD_BYTES, SHA-256 of all."""
+def _measure(file: BinaryIO, length: int) -> tuple[int, int, bytes]:
+    """Bytes from the start (at most `length`), CRC-32 of the first HEAD_BYTES, SHA-256 of all."""
     digest, left, head = hashlib.sha256(), length, None
-    with path.open("rb") as file:
-        while left and (block := file.read(min(left, _BLOCK_BYTES))):
-            if head is None:
-                head = zlib.crc32(block[:HEAD_BYTES])
-            digest.update(block)
-            left -= len(block)
+    file.seek(0)
+    while left and (block := file.read(min(left, _BLOCK_BYTES))):
+        if head is None:
+            head = zlib.crc32(block[:HEAD_BYTES])
+        digest.update(block)
+        left -= len(block)
     return length - left, head or 0, digest.digest()
 
 

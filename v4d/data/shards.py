@@ -259,15 +259,23 @@ def _runs(places: list[int], count: int) -> Iterator[range]:
 def _shared_map(path: Path) -> _Map:
     """The process's one map of a file; a shard that was written anew is another file."""
     with _maps_lock:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise V4DError(f"cannot open shard {path}: {error.strerror}") from error
-        key = status.st_dev, status.st_ino
-        shard = _maps.get(key)
-        if shard is None:
-            shard = _maps[key] = _Map(path)
-        return shard
+        while True:
+            key = _identity(path)
+            shard = _maps.get(key)
+            if shard is None:
+                shard = _Map(path)
+                if _identity(path) != key:  # it was written anew meanwhile: which of the two is this?
+                    continue
+                _maps[key] = shard
+            return shard
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise V4DError(f"cannot open shard {path}: {error.strerror}") from error
+    return status.st_dev, status.st_ino
 
 
 def _readers() -> ThreadPoolExecutor:
