@@ -20,7 +20,7 @@ from shard_helpers import jpegs, write_records, write_shard
 from torch.utils.data import DataLoader
 
 from v4d.config import CropConfig
-from v4d.data import augment, loader, sampling
+from v4d.data import augment, encoded, loader, sampling
 from v4d.data.batch import IMAGENET_MEAN, IMAGENET_STD, prefetch
 from v4d.data.loader import Batch, VideoRecord, eval_loader, normalise, to_device, train_loader
 from v4d.data.sampler import Pick
@@ -443,6 +443,13 @@ def test_a_bad_frame_under_device_decoding(shard_with_a_bad_video):
     assert torch.equal(batch.weight, host.weight)
     (line,) = batch.skipped
     assert "video bad" in line
+
+
+def test_a_device_that_decodes_nothing_is_an_error_and_no_reason_to_drop_videos(shard_records):
+    skipping = train_loader(shard_records, **TRAIN, decode_on="device", bad_frames="skip_video")
+    batch = next(iter(skipping))
+    with pytest.raises(V4DError, match="cuda:99 decodes no JPEG: "):
+        encoded._decode(batch.frames, "cuda:99")
 
 
 def test_resizing_in_floats_is_resizing_in_bytes_to_a_level():

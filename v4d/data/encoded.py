@@ -76,13 +76,17 @@ def _decode(
 
     All JPEGs of the batch go to the decoder at once, which is how it is fast; should one of them be bad it
     gives none back, and they go video by video.
+
+    Raises:
+        V4DError: the device decodes nothing, whatever it is given.
     """
     jpegs = iter(frames.data.split([length for lengths in frames.lengths for length in lengths]))
     videos = [[next(jpegs) for _ in lengths] for lengths in frames.lengths]
     try:
         images = iter(_decode_all([jpeg for video in videos for jpeg in video], device))
         return [(_stacked([next(images) for _ in video]), None) for video in videos]
-    except RuntimeError:
+    except RuntimeError as error:
+        _check_that_frames_are_at_fault(error, device)
         return [_decode_one(video, device) for video in videos]
 
 
@@ -92,13 +96,34 @@ def _decode_one(
     try:
         return _stacked(_decode_all(video, device)), None
     except RuntimeError as error:
-        return None, str(error).strip().splitlines()[0]
+        _check_that_frames_are_at_fault(error, device)
+        return None, _first_line(error)
+
+
+def _check_that_frames_are_at_fault(error: RuntimeError, device: torch.device | str) -> None:
+    """A GPU without memory, driver or nvJPEG fails in the same way, and no video may be dropped for that."""
+    from torchvision.io import encode_jpeg
+
+    if "out of memory" in str(error):
+        raise error
+    try:
+        _decode_all([encode_jpeg(torch.zeros((3, 16, 16), dtype=torch.uint8))], device)
+    except RuntimeError as failure:
+        raise V4DError(f"{device} decodes no JPEG: {_first_line(failure)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _decode_all(jpegs: list[torch.Tensor], device: torch.device | str) -> list[torch.Tensor]:
     # Imported here for no worker needs it. Deprecated since torchvision 0.29, in favour of torchcodec.
     from torchvision.io import ImageReadMode, decode_jpeg
 
+    if torch.device(device).type == "cuda":
+        # torchvision decodes on a stream of its own into memory of the current one, for which it does not wait:
+        # what it is given may be memory that frames of the batch before are still being cropped from.
+        torch.cuda.current_stream(device).synchronize()
     return decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else []
 
 
