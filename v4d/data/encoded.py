@@ -121,7 +121,7 @@ def _decode_all(jpegs: list[torch.Tensor], device: torch.device | str) -> list[t
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if torch.device(device).type == "cuda":
-        # torchvision decodes on a stream of its own into memory of the current one, for which it does not wait:
+        # torchvision decodes on its own stream into memory of the current one, for which it does not wait:
         # what it is given may be memory that frames of the batch before are still being cropped from.
         torch.cuda.current_stream(device).synchronize()
     return decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else []
