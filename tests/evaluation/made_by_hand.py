@@ -79,7 +79,9 @@ def write_data(
     annotated[columns].to_parquet(root / "annotations" / "val.parquet", index=False)
     frames = {name: pixels for name, _, pixels in videos}
     (root / "frames" / "val").mkdir(parents=True)
+    (root / "clips" / "val").mkdir(parents=True)
     for part, ledger in annotated.groupby("part"):
+        ledger.to_parquet(root / "clips" / "val" / f"{part}.parquet", index=False)
         _write_part(root / "frames" / "val" / str(part), ledger, frames)
     manifest.write_manifest(config)
 
@@ -122,6 +124,7 @@ def write_config(path: Path = Path("config.yaml"), **overlay) -> Config:
             "source": "synthetic",
             "splits": ["val"],
             "part_size": 7,
+            "max_bad_share": 1.0,
             "synthetic": {"videos": {"val": 12}},
         },
         "models": {
