@@ -1,6 +1,7 @@
 """MLflow never stops training, and nothing is lost or doubled: with a real server, down and up again."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import TINY, environment, v4d, write_config
+from conftest import ROOT, TINY, environment, v4d, write_config
 from mlflow import MlflowClient
 
 from v4d import config as configs
@@ -200,6 +201,38 @@ def test_without_tracking_everything_works(tiny):
     assert (tiny / "results/tiny/v4d/main/final.pt").exists() and not (tiny / "mlflow.db").exists()
 
 
+NOT_INSTALLED = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "mlflow":
+            raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_where_mlflow_is_not_installed_all_else_works(tiny, monkeypatch):
+    (tiny / "hook").mkdir()
+    (tiny / "hook/sitecustomize.py").write_text(NOT_INSTALLED)
+    monkeypatch.setenv("PYTHONPATH", f"{tiny / 'hook'}:{ROOT}")
+    write_config(tiny, configs.merge(TINY, {"tracking": {"backend": "mlflow"}, "training": {"epochs": 1}}))
+    run = [sys.executable, "-m", "v4d.cli"]
+    for words in (
+        ["tracking-init", "--config", "config.yaml", "--out", "tracking.json"],
+        ["train", "--config", "config.yaml", "--model", "v4d", "--nproc", "1"],
+        ["test", "--config", "config.yaml", "--model", "v4d", "--nproc", "1"],
+        ["compare", "--config", "config.yaml"],
+        ["report", "--config", "config.yaml"],
+    ):
+        done = subprocess.run([*run, *words], cwd=tiny, env=os.environ, text=True, capture_output=True)
+        assert done.returncode == 0, (words, done.stderr)
+        if words[0] == "train":
+            assert done.stderr.count("mlflow is not installed; nothing is tracked") == 1
+    assert (tiny / "results/tiny/report.html").exists() and not (tiny / "mlflow.db").exists()
+
+
 def test_final_weights_open_with_mlflow(tiny):
     import mlflow
     import torch
@@ -209,7 +242,6 @@ def test_final_weights_open_with_mlflow(tiny):
     v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
     mlflow.set_tracking_uri(f"sqlite:///{tiny}/mlflow.db")
     run_id = json.loads(state_file(tiny).read_text())["run_id"]
-    import os
 
     before = Path.cwd()
     os.chdir(tiny)  # the artifacts lie in mlruns below the folder of the training
