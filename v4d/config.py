@@ -155,6 +155,7 @@ class TrainingConfig:
     workers: int | None
     locality: int
     bad_frames: str
+    decode_on: str
     precision: str
     compile: bool
     checkpoint_activations: bool

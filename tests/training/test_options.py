@@ -1,5 +1,6 @@
 """What is off by default and is asked for: each does what its name says."""
 
+import lmdb
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,9 @@ from torch import nn
 
 from v4d import config as configs
 from v4d.data.loader import Batch, normalise
+from v4d.data.shard_format import frame_key, seal
+from v4d.data.shards import ShardReader
+from v4d.files import read_json
 from v4d.models import create_model, freeze
 from v4d.models.saved import load_model
 from v4d.training.distributed import Ranks
@@ -167,6 +171,27 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_videos(tiny):
     assert not (folder / "final.pt").exists() and not (folder / "checkpoints/last.pt").exists()
     state = torch.load(folder / "checkpoints/debug.pt", weights_only=True)
     assert any(not value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+
+
+def test_a_bad_video_that_may_be_skipped_is_named_and_counted(tiny):
+    shard = tiny / "data/tiny/frames/train/part_1.lmdb"
+    bad = ShardReader(shard).video_ids[0]
+    frames = ShardReader(shard).num_frames(bad)
+    shard.write_bytes(shard.read_bytes()[:-60])
+    with (
+        lmdb.open(str(shard), subdir=False, lock=False, map_size=1 << 28) as env,
+        env.begin(write=True) as transaction,
+    ):
+        for frame in range(frames):
+            transaction.put(frame_key(0, frame), b"no picture")
+    seal(shard)
+    options = {"bad_frames": "skip_video", "decode_on": "device", "epochs": 1}
+    write_config(tiny, configs.merge(TINY, {"training": options}))
+    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert line.startswith(f"skipped: video {bad}: ")  # as the device says it; the host would name the frame
+    (epoch,) = read_json(tiny / "results/tiny/v4d/main/metrics.json")["epochs"]
+    assert epoch["train/skipped_videos"] == 1
 
 
 def test_the_epochs_as_a_table():

@@ -217,6 +217,7 @@ class Work:
             sampling=testing.sampling,
             batch_size=testing.batch_size,
             workers=self._workers(),
+            decode_on=self.model.final.training.decode_on,
         )
 
     def _workers(self) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import math
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -178,6 +179,8 @@ def train_epoch(
     batches = prefetch(loader, device)
     while position.step < steps:
         group = list(islice(batches, accumulate))
+        for line in (line for batch in group for line in batch.skipped):
+            print(f"skipped: {line}", file=sys.stderr, flush=True)
         part = position.epoch + position.step / steps
         sums = learner.step(group, position.epoch, position.step, part)
         pending += sums

@@ -299,6 +299,7 @@ class StageRun:
             seed=self.config.seed,
             bad_frames=self.settings.bad_frames,
             locality=self.settings.locality,
+            decode_on=self.settings.decode_on,
         )
 
     def _val_loader(self) -> Loader:
@@ -313,6 +314,7 @@ class StageRun:
             rank=self.ranks.rank,
             world_size=self.ranks.size,
             workers=self._workers(),
+            decode_on=self.settings.decode_on,
         )
 
     def _workers(self) -> int:
