@@ -71,6 +71,14 @@ def test_what_does_not_add_up_is_one_line_and_the_old_manifest_stays(tiny, table
     assert (tiny / "data/tiny/manifest.parquet").read_bytes() == before
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:40] + b"?" * 90 + data[130:]])
+def test_a_damaged_table_is_one_line(tiny, damage):
+    path = tiny / "data/tiny/manifest.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny, check=False)
+    assert_one_line_error(done, "cannot read data/tiny/manifest.parquet", "Snakemake makes it anew")
+
+
 def test_a_stage_that_has_not_run_is_named(tiny):
     (tiny / "data/tiny/frames/val/part_0.parquet").unlink()
     assert_one_line_error(manifest(tiny, check=False), "frames/val/part_0.parquet")

@@ -82,7 +82,7 @@ def read_manifest(config: Config) -> pandas.DataFrame:
     path = config.dataset.root / "manifest.parquet"
     if not path.exists():
         raise V4DError(f"no such file: {path}; run `v4d manifest` first")
-    return pandas.read_parquet(path)
+    return _read(path)
 
 
 def account(config: Config) -> pandas.DataFrame:
@@ -204,7 +204,10 @@ def _check_share(statuses: pandas.Series, part: str, max_bad_share: float) -> No
 def _read(path: Path) -> pandas.DataFrame:
     if not path.exists():
         raise V4DError(f"no such file: {path}; an earlier stage has not run")
-    return pandas.read_parquet(path)
+    try:
+        return pandas.read_parquet(path)
+    except (OSError, ValueError) as error:  # Arrow's own errors are of these two kinds
+        raise V4DError(f"cannot read {path}: {error}; delete it, and Snakemake makes it anew") from error
 
 
 def _counts(manifest: pandas.DataFrame) -> dict[str, dict[str, int]]:
