@@ -2,12 +2,17 @@
 
 import itertools
 import json
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from v4d.errors import V4DError
@@ -93,6 +98,45 @@ def test_bounds_on_memory_change_nothing(chunk, keep):
     assert (found - video_scores(model, x)).abs().max() <= 1e-10
 
 
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that lay in tensors at a time, besides those made before."""
+
+    def __init__(self, *before):
+        super().__init__()
+        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in before}
+        self.now, self.most = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self._freed, storage._cdata)
+        return result
+
+    def _freed(self, key):
+        self.now -= self.sizes.pop(key)
+
+
+def test_memory_is_bounded_by_chunk_and_keep():
+    """On tensors without data: `keep` units as in front of the first block, and a chunk's own needs."""
+    most = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = create_model("v4d_tiny", num_classes=5, units=4, frames=2, preset="released").eval()
+        for infer, keep in ((4, 40), (12, 40), (12, 10**6)):
+            x = torch.randn(1, infer, 3, 2, 32, 32)
+            with LiveBytes(x) as live:
+                video_scores(model, x, chunk=2, keep=keep)
+            most[infer, keep] = live.most
+    unit = 4 * 2 * 32 * 4 * 4
+    assert most[12, 40] <= 40 * unit + most[4, 40]
+    assert most[12, 10**6] > 200 * unit  # without the bound
+
+
 def test_one_pass_takes_evenly_spaced_units():
     model = network(units=4)
     x = torch.randn(1, 8, 3, 2, 24, 24)
@@ -105,6 +149,25 @@ def test_the_mode_is_put_back_and_dropout_is_off():
     model = network(dropout=0.9).train()
     x = torch.randn(1, 6, 3, 2, 16, 16)
     assert torch.equal(video_scores(model, x), video_scores(model, x)) and model.training
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, lambda m: nn.DataParallel(torch.compile(m))], ids=str
+)
+def test_a_wrapped_network_gives_the_same(wrap):
+    model = network()
+    x = torch.randn(1, 6, 3, 2, 16, 16)
+    assert torch.equal(video_scores(wrap(model), x), video_scores(model, x))
+
+
+def test_no_videos_have_no_scores():
+    assert video_scores(network(), torch.randn(0, 6, 3, 2, 16, 16)).shape == (0, 5)
+
+
+@pytest.mark.parametrize(("shape", "chunk"), [((6, 3, 2, 16, 16), 16), ((1, 6, 3, 2, 16, 16), 0)])
+def test_an_input_of_another_kind_is_named(shape, chunk):
+    with pytest.raises(V4DError, match="N U C T H W and chunk"):
+        video_scores(network(), torch.randn(shape), chunk=chunk)
 
 
 def test_fewer_units_than_trained_are_refused():

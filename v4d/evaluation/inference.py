@@ -15,9 +15,8 @@ At a position p of a combination the distinct features are thus those of a produ
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,31 +39,41 @@ def unit_sections(units_infer: int, units_train: int) -> list[list[int]]:
     return [list(range(edges[section], edges[section + 1])) for section in range(units_train)]
 
 
+def spread(units: int, count: int) -> list[int]:
+    """`count` of `units`, evenly; where it divides them, exactly those that a test of `count` units has."""
+    return [place * units // count for place in range(count)]
+
+
 @torch.no_grad()
 def video_scores(
-    model: nn.Module, x: Tensor, *, combinations: bool = True, chunk: int = 16, keep: int = 1024
+    model: nn.Module, x: Tensor, *, combinations: bool = True, chunk: int = 16, keep: int = 640
 ) -> Tensor:
     """Class probabilities `[N, num_classes]` of x `[N, U_infer, C, T, H, W]` by Algorithm 1.
 
     With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`.
     The scores are those of evaluation mode, whatever the model's mode, which is put back. Memory is bounded:
-    at most `chunk` units go through a layer together, and about `keep` units' features are held in front of
-    4D blocks. Where Algorithm 1 would hold more, the combinations are dealt with in parts that share less.
+    at most `chunk` units go through a layer together, and at most `keep` units' features are held around a 4D
+    block (before it, behind it, and convolved with single taps). Where Algorithm 1 would hold more, the
+    combinations are dealt with in parts that share less. A unit of 8 frames of 256x256 has 17 MB in front of
+    the first block of a ResNet-50, in float32; 10 units into 4 need 168 of them, or 576 half as large with
+    blocks in res4.
 
     Raises:
-        V4DError: fewer units than the model was trained with.
+        V4DError: no `[N, U, C, T, H, W]`, or fewer units than the model was trained with.
     """
-    network = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
-    network = getattr(network, "module", network)  # DDP's
+    if x.dim() != 6 or chunk < 1:
+        raise V4DError(f"need x as N U C T H W and chunk from 1 on, not {tuple(x.shape)} and {chunk}")
+    network = model
+    for wrapped in ("module", "_orig_mod", "module"):  # DDP and torch.compile, either around the other
+        network = getattr(network, wrapped, network)
     sections = unit_sections(x.shape[1], network.units)
     was_training = network.training
     network.eval()
     try:
-        if combinations:
+        if combinations and len(x) > 0:
             plan = _Plan(network, frames=x.shape[3], chunk=chunk, keep=keep)
             return torch.stack([plan.scores(video, sections) for video in x])
-        spread = [position * x.shape[1] // network.units for position in range(network.units)]
-        return _softmax(network(x[:, spread]))
+        return _softmax(network(x[:, spread(x.shape[1], network.units)]))
     finally:
         network.train(was_training)
 
@@ -97,8 +106,8 @@ class _Plan:
 
     def scores(self, units: Tensor, sections: list[list[int]]) -> Tensor:
         """Probabilities `[num_classes]` of one video's units `[U_infer, C, T, H, W]`."""
-        rows = torch.cat([self._piece(0, fold(part[None])) for part in units.split(self.chunk)])
-        return self._mean_scores(rows, sections)
+        parts = ([self._piece(0, fold(part[None]))] for part in units.split(self.chunk))
+        return self._mean_scores(_gathered(parts, len(units))[0], sections)
 
     def _mean_scores(self, first: Tensor, sections: list[list[int]]) -> Tensor:
         """The mean over the combinations, given the first piece's rows for all units."""
@@ -111,12 +120,16 @@ class _Plan:
         return _combine(features, sizes)
 
     def _too_many(self, sizes: list[int]) -> bool:
-        """Whether the features in front of two successive 4D blocks, or the combinations, are too many."""
-        counts, reach = [], 0
+        """Whether the features around a 4D block, or the combinations, are too many."""
+        counts, reach = [], 0  # of features in front of each block, by position
         for block in self.blocks:
-            counts.append(sum(math.prod(_take(sizes, _window(p, reach, sizes))) for p in range(len(sizes))))
+            counts.append([math.prod(_take(sizes, _window(p, reach, sizes))) for p in range(len(sizes))])
             reach += block.reach
-        held = max(map(sum, pairwise([*counts, 0])), default=0)  # none where no block mixes units
+        held = 0  # none where no block mixes units
+        for block, before, behind in zip(self.blocks, counts, [*counts[1:], []], strict=False):
+            near = [_window(position, block.reach, sizes) for position in range(len(sizes))]
+            taps = max(sum(before[other] * len(near[other]) for other in window) for window in near)
+            held = max(held, sum(before) + taps + sum(behind))
         return max(sizes) > 1 and (held > self.keep or math.prod(sizes) > 64 * self.keep)
 
     def _behind(self, number: int, before: list[_Features], sizes: list[int]) -> list[_Features]:
@@ -133,14 +146,11 @@ class _Plan:
             axes = range(before[near[0]].axes.start, before[near[-1]].axes.stop)
             terms = [(before[other].axes, taps[other][other - position]) for other in near]
             terms.insert(0, (before[position].axes, before[position].rows))
-            parts = []
-            for choices in self._choices(_take(sizes, axes)):
-                x, *summands = (
-                    rows[_rows_of(own, axes, choices, sizes).to(rows.device)] for own, rows in terms
-                )
-                y = sum(summands[1:], summands[0])
-                parts.append(self._piece(number, block.merge(from_rows(x), from_rows(y))))
-            result.append(_Features(axes, torch.cat(parts)))
+            parts = (
+                [self._piece(number, _merged(block, terms, axes, choices, sizes))]
+                for choices in self._choices(_take(sizes, axes))
+            )
+            result.append(_Features(axes, *_gathered(parts, math.prod(_take(sizes, axes)))))
         return result
 
     def _piece(self, number: int, x: Tensor) -> Tensor:
@@ -155,11 +165,11 @@ class _Plan:
         """Rows convolved with each of the taps through which another position sees this one."""
         first = max(-block.reach, position - positions + 1)
         last = min(block.reach, position)
-        parts = [
-            block.conv.taps(from_rows(part), self.frames, first, last) for part in rows.split(self.chunk)
-        ]
-        whole = [torch.cat([to_rows(y, self.frames) for y in tap]) for tap in zip(*parts, strict=True)]
-        return dict(zip(range(first, last + 1), whole, strict=True))
+        parts = (
+            [to_rows(y, self.frames) for y in block.conv.taps(from_rows(part), self.frames, first, last)]
+            for part in rows.split(self.chunk)
+        )
+        return dict(zip(range(first, last + 1), _gathered(parts, len(rows)), strict=True))
 
     def _choices(self, sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
         """All choices of a unit a section, at most `chunk` at a time, as an array a section."""
@@ -181,6 +191,30 @@ def _rows_of(own: range, axes: range, choices: tuple[np.ndarray, ...], sizes: li
     """Which rows of features with the axes `own` belong to choices given on `axes`, which contain them."""
     mine = choices[own.start - axes.start : own.stop - axes.start]
     return torch.from_numpy(np.ravel_multi_index(mine, _take(sizes, own)))
+
+
+def _merged(
+    block: Residual4D,
+    terms: list[tuple[range, Tensor]],
+    axes: range,
+    choices: tuple[np.ndarray, ...],
+    sizes: list[int],
+) -> Tensor:
+    """The block for some choices: `terms` are its input and the taps to add, each with its own axes."""
+    x, first, *others = (rows[_rows_of(own, axes, choices, sizes).to(rows.device)] for own, rows in terms)
+    return block.merge(from_rows(x), from_rows(sum(others, first)))
+
+
+def _gathered(parts: Iterable[list[Tensor]], total: int) -> list[Tensor]:
+    """As `torch.cat` for each of the tensors in a part, but without holding all parts and the result."""
+    whole: list[Tensor] = []
+    filled = 0
+    for part in parts:
+        whole = whole or [tensor.new_empty(total, *tensor.shape[1:]) for tensor in part]
+        for buffer, tensor in zip(whole, part, strict=True):
+            buffer[filled : filled + len(tensor)] = tensor
+        filled += len(part[0])
+    return whole
 
 
 def _halves(sections: list[list[int]]) -> list[tuple[float, list[list[int]]]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from v4d.data.batch import normalise
 from v4d.evaluation.exported import any_scores
+from v4d.evaluation.inference import spread
 from v4d.evaluation.orders import order_positions
 
 
@@ -70,11 +71,6 @@ def unit_counts(units_trained: int, units: int) -> tuple[int, ...]:
         counts.append(count)
         count *= 2
     return (*counts, units)
-
-
-def spread(units: int, count: int) -> list[int]:
-    """`count` of `units`, evenly; where it divides them, exactly those that a test of `count` units has."""
-    return [place * units // count for place in range(count)]
 
 
 def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Tensor:
