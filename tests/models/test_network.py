@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
+from reference import conv4d_reference
 from torch.nn.parallel import DistributedDataParallel
 
 from v4d.errors import V4DError
 from v4d.models import ARCHS, PRESETS, create_model, freeze, unfreeze
+from v4d.models.layout import fold, unfold
 
 UNITS, FRAMES, CLASSES = 2, 2, 5
 BF16 = 0.03
@@ -70,6 +72,46 @@ def test_a_4d_kernel_that_starts_at_zero_learns():
     step(model, videos())
     torch.optim.SGD(model.parameters(), lr=0.01).step()
     assert all(kernel.abs().max() > 0 for kernel in kernels)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_4d_block_is_as_printed_or_as_released(preset):
+    """X + relu(bn(conv4d(X))) in the paper, X + conv4d(X) in the code; here from the sum of Eq. 1."""
+    model = randomise_blocks4d(network("v4d_tiny", preset)).eval()
+    block = model.blocks4d()["res3.1"]
+    x_NUCTHW = torch.randn(2, 3, 32, 2, 5, 4)
+    with torch.no_grad():
+        found = unfold(block(fold(x_NUCTHW), 3, 2), 3, 2)
+        y = conv4d_reference(x_NUCTHW.transpose(1, 2), block.conv.weight, (1, 1, 0, 0)).transpose(1, 2)
+        if preset == "paper":
+            y = block.bn(y.movedim(2, 1).flatten(2).unsqueeze(-1))
+            y = y.relu().reshape(2, 32, 3, 2, 5, 4).movedim(1, 2)
+    torch.testing.assert_close(found, x_NUCTHW + y, rtol=0, atol=1e-5)
+
+
+def test_what_the_presets_start_from():
+    """Kernels at zero in the paper's, PyTorch's default in the released; the classifier almost nothing."""
+    for preset in PRESETS:
+        model = create_model("v4d_resnet18", num_classes=200, units=2, frames=2, preset=preset)
+        for block in model.blocks4d().values():
+            fan_in = block.conv.weight[0].numel()
+            assert (block.bn is not None) == (preset == "paper")
+            expected = 0.0 if preset == "paper" else (1 / 3 / fan_in) ** 0.5  # uniform up to fan_in**-0.5
+            assert block.conv.weight.std().item() == pytest.approx(expected, rel=0.02)
+        assert model.fc.weight.std().item() == pytest.approx(0.001, rel=0.02)
+        assert model.fc.bias.abs().max() == 0
+
+
+def test_dropout_is_a_mask_a_unit_as_released_or_one_a_video_as_in_the_paper():
+    """With a classifier that adds up, as many values as are kept come out: of U*C, or of C."""
+    for preset, masks in (("released", 3), ("paper", 1)):
+        model = create_model("v4d_tiny", num_classes=1, units=3, frames=2, preset=preset, dropout=0.5)
+        torch.nn.init.ones_(model.fc.weight)
+        features = torch.ones(3 * 2, 128, 2, 2)
+        sums = {round(model.head(features, 3, 2).item() * masks / 2, 3) for _ in range(40)}
+        assert all(kept == round(kept) and 0.3 < kept / (128 * masks) < 0.7 for kept in sums)
+        if masks == 3:
+            assert any(kept % 3 for kept in sums)  # the units do not share a mask
 
 
 @pytest.mark.parametrize("preset", PRESETS)

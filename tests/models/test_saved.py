@@ -47,6 +47,18 @@ def test_a_file_that_is_no_model_of_ours(document, tmp_path, change, parts):
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_a_training_gives_its_averaged_weights(document, tmp_path):
+    average = {**document["model"], "fc.bias": torch.full((4,), 7.0)}
+    identity = {"architecture": document["architecture"], "classes": document["classes"]}
+    state = {"format": 1, "identity": identity, "model": document["model"], "info": {}}
+    for content, bias in ((state, 0.0), (state | {"average": average}, 7.0)):
+        write_weights(tmp_path / "last.pt", content)
+        assert (load_model(tmp_path / "last.pt").model.fc.bias == bias).all()
+    write_weights(tmp_path / "last.pt", {"format": 1, "identity": {}, "model": {}})
+    with pytest.raises(V4DError, match=r"last\.pt"):
+        load_model(tmp_path / "last.pt")
+
+
 def test_a_damaged_file_is_not_loaded(document, tmp_path):
     """Bytes turned over on a disk, or holes of a download, would otherwise load without a word."""
     path = tmp_path / "model.pt"
