@@ -1,5 +1,6 @@
 """The test stage, whole: real shards, real processes, models whose answers are known."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
 from v4d.evaluation import stage, video_scores
 from v4d.evaluation.orders import order_positions
+from v4d.evaluation.work import Work
 from v4d.evaluation.work import test_folder as folder_of
 
 FILES = {"predictions.parquet", "metrics.json", "per_class.csv", "confusion.png"}
@@ -181,6 +183,21 @@ def test_any_number_of_ranks_and_a_kill_in_the_middle_give_identical_files(capfd
     assert f"{done} of 12 pieces are done" in capfd.readouterr().err
 
 
+def test_what_decides_about_predictions_is_in_the_plan():
+    """A released checkpoint has the units that the config gives it: the same file is another network."""
+    made.write_data(made.write_config(), made.coloured_videos(12))
+    made.colour_model()
+    plans = []
+    for testing in ({}, {"units": 4}, {"crops": 1}, {"sampling": "centred"}, {"workers": 0}, {"chunk": 2}):
+        config = made.write_config(testing=testing)
+        work = Work.prepare(config, config.model("colour"), torch.device("cpu"))
+        plans.append(work.plan())
+    other = dataclasses.replace(work.finished, architecture=work.finished.architecture | {"units": 1})
+    plans.append(dataclasses.replace(work, finished=other).plan())
+    assert plans[0] == plans[4] == plans[5]
+    assert all(plan != plans[0] for plan in (*plans[1:4], plans[6]))
+
+
 def test_pieces_of_another_test_are_not_taken_over():
     config = made.write_config(testing={"batch_size": 1})
     made.write_data(config, made.coloured_videos(12))
@@ -236,6 +253,40 @@ def test_a_checkpoint_with_other_classes_is_refused_with_the_difference(capsys, 
     assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
     assert message in capsys.readouterr().err
     assert not folder_of(config, "colour").exists()
+
+
+def test_a_network_whose_scores_are_no_numbers_is_right_about_nothing(capsys):
+    config = made.write_config()
+    made.write_data(config, made.coloured_videos(12))
+    model = made.colour_model()
+    with torch.no_grad():
+        model.fc.bias[2] = float("nan")
+    made.save(model, Path("colour.pt"))
+    assert stage.main(["--config", "config.yaml", "--model", "colour"]) == 1
+    line = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line == ["v4d test: error: video video_000: the network's scores are not finite; are its weights?"]
+    assert not (folder_of(config, "colour") / "metrics.json").exists()
+
+
+def test_a_class_may_have_any_name():
+    """Names of columns, of values that pandas takes for missing, and numbers."""
+    config = made.write_config()
+    classes = ["label", "nan", "007", "videos"]
+    made.write_data(config, made.coloured_videos(12), classes=classes)
+    made.save(made.colour_model(), Path("colour.pt"), classes)
+    folder = run_test()
+    assert (folder / "confusion.csv").read_text().splitlines()[0] == "label,label,nan,007,videos"
+    counts = pd.read_csv(folder / "confusion.csv", header=None, skiprows=1).iloc[:, 1:].to_numpy()
+    assert (counts.sum(1) == 3).all() and counts.trace() == 10
+
+
+def test_a_test_with_fewer_units_leaves_no_plot_of_the_one_before():
+    config = made.write_config()
+    made.write_data(config, made.coloured_videos(12))
+    made.colour_model()
+    assert (run_test() / "by_units.png").exists()
+    made.write_config(testing={"units": 2})
+    assert not (run_test() / "by_units.png").exists()
 
 
 def test_what_cannot_be_tested_is_said_in_one_line(capsys):

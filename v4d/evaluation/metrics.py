@@ -33,7 +33,7 @@ class Outcomes:
 
 
 def outcomes(probabilities: np.ndarray, labels: np.ndarray) -> Outcomes:
-    """Reduce scores `[V, K]` to what is needed of them; `labels` are class indices `[V]`."""
+    """Reduce scores `[V, K]`, all finite, to what is needed of them; `labels` are class indices `[V]`."""
     probabilities = np.asarray(probabilities)
     labels = np.asarray(labels, dtype=np.int64)
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)

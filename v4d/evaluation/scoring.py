@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from v4d.data.batch import normalise
+from v4d.errors import V4DError
 from v4d.evaluation.exported import any_scores
 from v4d.evaluation.inference import spread
 from v4d.evaluation.orders import order_positions
@@ -39,6 +40,9 @@ class Scorer:
 
         Returns:
             Probabilities `[N, K]` float32 by order, and by number of units for the middle crop alone.
+
+        Raises:
+            V4DError: scores that are no numbers, as of a training that has diverged.
         """
         totals: dict[str, Tensor] = {}
         by_units: dict[int, Tensor] = {}
@@ -53,8 +57,8 @@ class Scorer:
             if crop == crops // 2:
                 for count in set(self.unit_counts) - {units}:
                     by_units[count] = self._scores(x[:, spread(units, count)])
-        mean = {order: _to_host(total / crops) for order, total in totals.items()}
-        return mean, {count: _to_host(by_units[count]) for count in self.unit_counts}
+        mean = {order: _to_host(total / crops, video_ids) for order, total in totals.items()}
+        return mean, {count: _to_host(by_units[count], video_ids) for count in self.unit_counts}
 
     def _scores(self, x: Tensor) -> Tensor:
         device = x.device.type
@@ -88,5 +92,10 @@ def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Ten
     return result
 
 
-def _to_host(scores: Tensor) -> np.ndarray:
-    return scores.float().cpu().numpy()
+def _to_host(scores: Tensor, video_ids: Sequence[str]) -> np.ndarray:
+    """As float32. NaN is refused: no class is better than it, so every video would count as right."""
+    host = scores.float().cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(host).all(1))
+    if len(bad):
+        raise V4DError(f"video {video_ids[bad[0]]}: the network's scores are not finite; are its weights?")
+    return host

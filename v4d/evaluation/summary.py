@@ -29,12 +29,12 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
     normal = read_outcomes(predictions)
     matrix = metrics.confusion_matrix(normal, len(classes))
     error, reliability = metrics.calibration(normal)
+    confusion = pd.DataFrame(matrix, columns=classes)
+    confusion.insert(0, "label", classes, allow_duplicates=True)  # a class may be called "label" as well
     tables = {
         "per_class": metrics.per_class(normal, classes),
         "confused": metrics.confused_pairs(matrix, classes),
-        "confusion": pd.DataFrame(
-            matrix, index=pd.Index(classes, name="label"), columns=classes
-        ).reset_index(),
+        "confusion": confusion,
         "reliability": reliability,
     }
     for name, table in tables.items():
@@ -70,8 +70,10 @@ def draw(folder: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) 
     save(folder / "per_class.png", plots.per_class(tables["per_class"]))
     save(folder / "reliability.png", plots.reliability(tables["reliability"], result["calibration_error"]))
     save(folder / "temporal_order.png", plots.temporal_order({"": result}))
+    by_units = folder / "by_units.png"
+    by_units.unlink(missing_ok=True)  # of an earlier test with more units
     if len(result["by_units"]) > 1:
-        save(folder / "by_units.png", plots.by_units({"": result}))
+        save(by_units, plots.by_units({"": result}))
 
 
 def _accuracies(predictions: Path, end: str) -> dict[str, float]:

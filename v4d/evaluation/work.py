@@ -148,6 +148,7 @@ class Work:
             "checkpoint_sha256": file_sha256(self.finished.path),
             "dataset_fingerprint": manifest.dataset_info(self.config)["fingerprint"],
             "videos_sha": configuration.sha([(v.video_id, v.class_index, v.num_frames) for v in self.videos]),
+            "units": self.finished.units,  # of a released checkpoint, the config's
             "frame_stride": self.finished.frame_stride,
             "bf16": self.bf16,
             "device": self.device.type,

@@ -28,11 +28,11 @@ ORDER_NAMES = {
 def confusion(counts: pd.DataFrame) -> Figure:
     """The confusion matrix as shares of each label's videos.
 
-    `counts` has a column `label` and one a class. Few classes are named and numbered; of many the
-    diagonal, blocks and strays are what a reader can see.
+    `counts` has the labels in its first column, then a column a class. Few classes are named and
+    numbered; of many the diagonal, blocks and strays are what a reader can see.
     """
-    classes = [str(label) for label in counts["label"]]
-    matrix = counts.drop(columns="label").to_numpy(dtype=float)
+    classes = [str(label) for label in counts.iloc[:, 0]]
+    matrix = counts.iloc[:, 1:].to_numpy(dtype=float)
     total = matrix.sum(1, keepdims=True)
     shares = np.divide(100 * matrix, total, out=np.full_like(matrix, np.nan), where=total > 0)
     few = len(classes) <= FEW_CLASSES
