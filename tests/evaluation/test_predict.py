@@ -1,6 +1,7 @@
 """`v4d predict` on real files: the test stage's scores, many containers, broken files, folders."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -38,6 +39,8 @@ FORMATS = {  # name: (encoder's arguments, frames that must be found)
     "wmv2.asf": (["-c:v", "wmv2", "-q:v", "3"], 40),
     "flash.flv": (["-c:v", "flv", "-q:v", "3"], 40),
     "mpeg2.ts": (["-c:v", "mpeg2video", "-q:v", "3"], 40),
+    "pictures.mjpeg": (["-c:v", "mjpeg", "-q:v", "3"], 40),
+    "stream.m4v": (["-c:v", "mpeg4", "-q:v", "3", "-f", "m4v"], 40),
 }
 
 
@@ -104,13 +107,19 @@ def test_every_container_and_codec_is_read_and_a_broken_file_stops_no_other(capf
     Path("videos/broken.mp4").write_bytes(Path("videos/h264.mp4").read_bytes()[:700])
     Path("videos/empty.mkv").write_bytes(b"")
     Path("videos/notes.txt").write_text("no video")
+    Path("list.mp4").write_text("#EXTM3U\n#EXTINF:2,\nvideos/h264.mp4\n")
+    ffmpeg("-i", "videos/h264.mp4", "-frames:v", "1", "picture.png")
+    strange = Path("videos", os.fsdecode(b"\xff.mp4"))  # no UTF-8
+    strange.write_bytes(Path("videos/h264.mp4").read_bytes())
 
-    code = main(["predict", "videos", "--checkpoint", "colour.pt", "--json", "--top-k", "2"])
+    files = ["videos", "list.mp4", "picture.png"]
+    code = main(["predict", *files, "--checkpoint", "colour.pt", "--json", "--top-k", "2"])
 
     out, err = capfd.readouterr()
     results = {Path(result["video"]).name: result for result in json.loads(out)}
-    assert set(results) == {*FORMATS, "rotated.mp4", "broken.mp4", "empty.mkv"}
-    for name, frames in [*((name, frames) for name, (_, frames) in FORMATS.items()), ("rotated.mp4", 40)]:
+    more = {"rotated.mp4": 40, strange.name: 40}
+    assert set(results) == {*FORMATS, *more, "broken.mp4", "empty.mkv", "list.mp4", "picture.png"}
+    for name, frames in [*((name, frames) for name, (_, frames) in FORMATS.items()), *more.items()]:
         best, second = results[name]["top"]
         assert (best["class"], best["class_index"]) == ("red", 0), name
         assert best["probability"] > 0.99 > 0.01 > second["probability"], name
@@ -118,7 +127,8 @@ def test_every_container_and_codec_is_read_and_a_broken_file_stops_no_other(capf
     assert code == 1
     assert "broken.mp4: corrupt" in err
     assert "empty.mkv: " in err
-    assert len([line for line in err.splitlines() if "error" in line]) == 2
+    assert "picture.png: corrupt: no video, or in a container that is not read here" in err
+    assert len([line for line in err.splitlines() if "error" in line]) == 4
 
 
 def test_text_and_a_timeline_of_what_each_unit_says(capsys):
@@ -143,8 +153,11 @@ def test_text_and_a_timeline_of_what_each_unit_says(capsys):
 def test_mistakes_are_one_line(capsys):
     colour_checkpoint()
     Path("empty").mkdir()
+    os.mkfifo("pipe")
     for words, message in {
         ("nothing.mp4",): "no such file: nothing.mp4",
+        ("pipe",): "pipe is no regular file",
+        ("colour.pt", "--timeline", "line.xyz"): "line.xyz: a plot is written to .png",
         ("empty",): "no videos in the folder empty",
         ("empty", "--top-k", "0"): "--top-k must be at least 1",
         ("colour.pt", "--checkpoint", "none.pt"): "no such checkpoint: none.pt",

@@ -46,8 +46,12 @@ def run(args: argparse.Namespace) -> int:
     if device == "cuda" and not torch.cuda.is_available():
         raise V4DError("--device cuda: this machine has no CUDA device")
     videos = find_videos(args.videos)
-    if args.timeline and len(videos) != 1:
-        raise V4DError(f"--timeline draws one video, not {len(videos)}")
+    if args.timeline:
+        from v4d.report.canvas import check_picture
+
+        check_picture(args.timeline)
+        if len(videos) != 1:
+            raise V4DError(f"--timeline draws one video, not {len(videos)}")
     predictor = Predictor.load(
         args.checkpoint,
         config.load(args.config) if args.config else None,
@@ -57,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         crop_size=args.crop_size,
     )
     classes = predictor.model.classes
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
     done, failed = [], 0
     cores = len(os.sched_getaffinity(0))
     for prediction in predictor.predict(videos, evidence=args.timeline is not None, processes=min(4, cores)):

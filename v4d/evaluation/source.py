@@ -6,6 +6,7 @@ loader reads: what a network sees of a file is bit for bit what it would have se
 
 import dataclasses
 import functools
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,8 +29,15 @@ SUFFIXES = frozenset(
     for name in names.split()
 )
 """What is taken for a video in a folder. A file that is named is tried whatever it is called."""
-FURTHER_CONTAINERS = "gif,apng,dv,ivf,mxf,nut,mjpeg,mpegvideo,h264,hevc,obu,yuv4mpegpipe,rm,wtv,webp_pipe"
+FURTHER_CONTAINERS = ",".join(
+    (
+        "apng apv avs2 avs3 bink cavsvideo dhav dirac dnxhd dv film_cpk flic gif gxf h261 h263 h264 hevc ivf",
+        "jpeg_pipe lxf m4v mjpeg mjpeg_2000 mpegvideo mpjpeg mxf nsv nut nuv obu rm roq smjpeg smk swf",
+        "vc1 vc1test vvc webp_anim webp_pipe wtv yuv4mpegpipe",
+    )
+).replace(" ", ",")
 """Beyond those that the clips stage reads. Still no playlists: they may name other files."""
+UNKNOWN_CONTAINER = "Format not on whitelist"
 PATIENCE_SECONDS = 3600.0
 """A user's own video may be long."""
 
@@ -51,7 +59,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
     """The files that are named, and those in the folders that are named, at any depth.
 
     Raises:
-        V4DError: a path does not exist, or a folder has no videos.
+        V4DError: a path does not exist or is a pipe or device, or a folder has no videos.
     """
     videos: list[Path] = []
     for path in map(Path, paths):
@@ -60,10 +68,10 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
             if not found:
                 raise V4DError(f"no videos in the folder {path}")
             videos += found
-        elif path.exists():
+        elif path.is_file():
             videos.append(path)
-        else:
-            raise V4DError(f"no such file: {path}")
+        else:  # a pipe could be waited for without end, and cannot be read twice
+            raise V4DError(f"{path} is no regular file" if path.exists() else f"no such file: {path}")
     return videos
 
 
@@ -102,7 +110,8 @@ def read_frames(path: Path, *, clips: ClipsConfig, frames: FramesConfig) -> Deco
 
 def make_clip(path: Path, settings: ClipsConfig) -> Clip:
     """Transcode a file; out of a container that the clips stage does not take it is lifted first."""
-    clip = transcode(path, settings)
+    with path.open("rb") as file:
+        clip = transcode(path if _is_text(path) else file.fileno(), settings)
     if clip.status != "corrupt":
         return clip
     with anonymous_file() as output:
@@ -118,9 +127,16 @@ def make_clip(path: Path, settings: ClipsConfig) -> Clip:
         coding = ["-map", "0:V:0", "-c:v", "ffv1", "-fps_mode", "passthrough", "-f", "matroska"]
         command = [ffmpeg_binary(), *options, *source, *coding, "-y", f"/dev/fd/{output}"]
         finished = run_ffmpeg(command, timeout=settings.timeout, pass_fds=[output])
-        if finished.code != 0:
-            return clip  # what the clips stage said of it
+        if finished.code != 0:  # what the clips stage said of it, or that it is nothing either could read
+            unknown = UNKNOWN_CONTAINER in clip.reason and UNKNOWN_CONTAINER in " ".join(finished.complaints)
+            reason = "no video, or in a container that is not read here (no playlists, no pictures)"
+            return dataclasses.replace(clip, reason=reason) if unknown else clip
         return transcode(output, settings)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path is UTF-8, as the library that builds ffmpeg's arguments needs it."""
+    return os.fsencode(path).decode("utf-8", "replace") == str(path)
 
 
 def _source(path: Path, outcome: Outcome, settings: FramesConfig, shard: Path) -> Source:

@@ -9,11 +9,13 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from v4d.errors import V4DError
 from v4d.files import atomic_path
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5F5F5F")
 """Okabe and Ito's, told apart by colour-blind readers too."""
 DPI = 150
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9.5,
@@ -33,8 +35,18 @@ STYLE = {
 }
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a file that a plot cannot be written to, before it is drawn.
+
+    Raises:
+        V4DError: says what may be written.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise V4DError(f"{path}: a plot is written to {' '.join(PICTURES)}")
+
+
 def save(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG or SVG, by the path's ending."""
+    """Write a figure in one of the formats of `PICTURES`, by the path's ending."""
     with atomic_path(path) as temporary, matplotlib.rc_context(STYLE):
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.06, metadata=metadata)

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from v4d.errors import V4DError
 from v4d.evaluation.explain import Maps
 from v4d.files import atomic_path
-from v4d.report.canvas import STYLE
+from v4d.report.canvas import PICTURES, STYLE
 
-PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 STRENGTH = 0.55
 """How much of a picture the strongest evidence covers."""
