@@ -84,6 +84,40 @@ def test_an_untested_model_is_named(project, capsys):
     assert "results/hand/random/test/metrics.json" in capsys.readouterr().err
 
 
+def test_a_test_of_other_data_is_not_put_beside_the_others(project, capsys):
+    path = Path("results/hand/random/test/metrics.json")
+    result = json.loads(path.read_text())
+    for change in ({"dataset_fingerprint": "0123456789abcdef"}, {"split": "train"}):
+        path.write_text(json.dumps(result | change))
+        for command in ("compare", "report"):
+            assert main([command, "--config", "config.yaml"]) == 1
+            line = capsys.readouterr().err
+            assert "model 'random' was tested on other data" in line and line.count("\n") == 1
+    assert not Path("results/hand/comparison.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("predictions.parquet", b"PAR1 and no more", "predictions.parquet is damaged; test the model again"),
+        ("metrics.json", b'{"top1": 5}', "metrics.json has no top5: test the model again"),
+    ],
+)
+def test_a_damaged_test_is_named_in_one_line(project, capsys, file, content, message):
+    (Path("results/hand/random/test") / file).write_bytes(content)
+    for command in ("compare", "report"):
+        assert main([command, "--config", "config.yaml"]) == 1
+        line = capsys.readouterr().err
+        assert message in line and line.count("\n") == 1
+
+
+def test_a_config_without_models_has_nothing_to_compare(project, capsys):
+    made.write_config(Path("none.yaml"), models={"colour": None})
+    for command in ("compare", "report"):
+        assert main([command, "--config", "none.yaml"]) == 1
+        assert "has no models to compare" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overlay", "classes", "expected"),
     [
@@ -95,12 +129,17 @@ def test_an_untested_model_is_named(project, capsys):
     ],
 )
 def test_published_rows_belong_to_one_data_set(overlay, classes, expected):
-    document = {"name": "x", "dataset": {"name": "own name", **overlay}}
-    document["dataset"]["name"] = "own_name"
+    document = {"name": "x", "dataset": {"name": "own_name", **overlay}}
     config = configuration.build(configuration.resolve(document))
     dataset = published_dataset(config, classes)
     assert dataset == expected
     assert set(published_results(dataset)["dataset"]) == ({expected} if expected else set())
+
+
+def test_published_rows_are_about_the_validation_split():
+    document = {"name": "x", "dataset": {"name": "k", "source": "kinetics", "splits": ["train", "val"]}}
+    document["testing"] = {"split": "train"}
+    assert published_dataset(configuration.build(configuration.resolve(document)), 400) is None
 
 
 def test_published_rows_stand_beside_ours_and_are_marked():
@@ -160,7 +199,10 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
 
     assert main(["compare", "--config", "config.yaml"]) == main(["report", "--config", "config.yaml"]) == 0
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "report")}
-    assert artifacts == {"report/report.html", "report/comparison.csv", "report/comparison.md"}
+    files = {"report.html", "comparison.csv", "comparison_published.csv", "comparison.md", "significance.csv"}
+    assert artifacts == {f"report/{name}" for name in files} | {"report/plots"}
+    plots = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "report/plots")}
+    assert plots == {path.name for path in Path("results/hand/plots").iterdir()} >= {"accuracies.svg"}
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
     assert run.info.run_id in Path("results/hand/report.html").read_text()
 
@@ -169,9 +211,21 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     assert main(["compare", "--experiment", "hand", "--uri", uri, "--out", "out"]) == 0
     assert capsys.readouterr().out.count("# colours: comparison of models") == 2  # never in one table
     client.set_tag(runs["random"].info.run_id, "dataset_fingerprint", result["dataset_fingerprint"])
+    client.set_tag(runs["random"].info.run_id, "tested_split", "train")
+    assert main(["compare", "--experiment", "hand", "--uri", uri]) == 0
+    assert capsys.readouterr().out.count("# colours: comparison of models") == 2  # nor two splits
+    client.set_tag(runs["random"].info.run_id, "tested_split", "val")
+    client.set_tag(runs["random"].info.run_id, "gmac", "a few")  # anybody can change a tag
     ids = [run.info.run_id for run in runs.values()]
-    assert main(["compare", "--runs", *ids, "--uri", uri, "--out", "out"]) == 0
+    assert main(["compare", "--runs", *ids, ids[0], "--uri", uri, "--out", "out"]) == 0  # one of them twice
     table = pd.read_csv("out/comparison.csv").set_index("model")
+    assert sorted(table.index) == ["colour", "random"]
+    assert np.isnan(table.loc["random", "gmac"])
+    low, high = result["top1_interval"]
+    assert f"| {low:.1f} to {high:.1f} |" in Path("out/comparison.md").read_text()
+    (row,) = pd.read_csv("out/significance.csv").to_dict("records")
+    assert row["same_videos"] and row["split"] == "val" and row["dataset"] == "colours"
+    assert set(pd.read_csv("out/comparison_published.csv")["origin"]) == {"this run"}
     assert list(table.columns[:12]) == COLUMNS.split(",")[1:]
     assert table.loc["colour", "top1"] == pytest.approx(result["top1"])
     assert table.loc["colour", "gmac"] == pytest.approx(result["gmac"])
@@ -179,6 +233,9 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
 
     assert main(["compare", "--runs", "nonsense", "--uri", uri]) == 1
     assert main(["compare", "--experiment", "none", "--uri", uri]) == 1
+    assert main(["compare", "--experiment", "hand", "--uri", "sqlite:///typo.db"]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
+    assert len(errors) == 3
     assert "no MLflow experiment 'none'" in errors[1]
+    assert "no such database: typo.db" in errors[2]
+    assert not Path("typo.db").exists()

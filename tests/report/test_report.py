@@ -9,11 +9,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import tested_project
+from matplotlib.image import imread
 
+from v4d import config as configuration
 from v4d.cli import main
-from v4d.report.facts import without_user
+from v4d.report import plots
+from v4d.report.canvas import save
+from v4d.report.facts import cost_table, without_user
 from v4d.report.page import TEMPLATE_FOLDER
 
 TABLES = 8
@@ -195,4 +201,47 @@ def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkey
 
 def test_passwords_in_addresses_are_not_passed_on():
     assert without_user("see https://me:secret@host:5000/x") == "see https://host:5000/x"
+    assert without_user("https://me:se@cret@host/x@y") == "https://host/x@y"
     assert without_user("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
+
+
+@pytest.mark.parametrize("count", [1, 24, 25, 400])
+def test_plots_of_few_and_of_many_classes(tmp_path, count):
+    names = [f"class {number}" for number in range(count)]
+    matrix = pd.DataFrame(10 * np.eye(count, dtype=int), columns=names)
+    matrix.insert(0, "label", names)
+    table = pd.DataFrame({"label": names, "videos": 10, "top1": np.linspace(5, 95, count)})
+    confusion, per_class = plots.confusion(matrix), plots.per_class(table)
+    for name, figure in {"confusion": confusion, "per_class": per_class}.items():
+        save(tmp_path / f"{name}.png", figure)
+        assert max(imread(tmp_path / f"{name}.png").shape[:2]) < 2000  # pixels, on any number of classes
+    named = [text.get_text() for axes in per_class.axes for text in axes.get_yticklabels()]
+    wanted = names if count <= 24 else [*names[-3:], *names[:3]]
+    assert set(wanted) <= set(named)
+    assert len(confusion.axes[0].get_xticklabels()) == count or count > 24
+
+
+def test_names_of_classes_are_text_and_a_plot_of_a_model_that_is_gone_goes(project, tmp_path, monkeypatch):
+    folder = tmp_path / "named"
+    shutil.copytree(project, folder)
+    monkeypatch.chdir(folder)
+    confused = Path("results/hand/colour/test/confused.csv")
+    confused.write_text("label,predicted,videos,share\n007,nan,3,50.0\n")
+    Path("results/hand/plots/training_gone.svg").write_text("<svg/>")
+    assert main(["report", "--config", "config.yaml"]) == 0
+    rows = Parts(Path("results/hand/report.html").read_text()).rows
+    assert ["007", "nan", "3", "50.0"] in [[cell.strip() for cell in row] for row in rows]
+    assert not Path("results/hand/plots/training_gone.svg").exists()
+
+
+def test_memory_of_training_and_test_is_what_snakemake_measured(project, tmp_path, monkeypatch):
+    folder = tmp_path / "measured"
+    shutil.copytree(project, folder)
+    monkeypatch.chdir(folder)
+    for name in ("train/staged/last", "test/colour"):
+        benchmark = Path("results/hand/benchmarks") / f"{name}.tsv"
+        benchmark.parent.mkdir(parents=True)
+        benchmark.write_text("s\th:m:s\tmax_rss\n30.1\t0:00:30\t2048.0\n")
+    costs = cost_table(configuration.load("config.yaml")).set_index("stage")["peak_memory_gb"]
+    assert costs["train staged: last"] == costs["test colour"] == 2
+    assert costs[["train staged: first", "test random"]].isna().all()

@@ -13,6 +13,7 @@ With `_{n}_units` behind, `predicted_index`, `confidence` and `label_rank` of on
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -94,10 +95,24 @@ def merge(pieces: Iterable[Path], path: Path) -> int:
     return rows
 
 
+def read_columns(path: Path, columns: Sequence[str], **options: Any) -> pa.Table:
+    """Some columns of predictions; `options` are those of `pyarrow.parquet.read_table`.
+
+    Raises:
+        V4DError: no such file, or a damaged one.
+    """
+    if not path.is_file():
+        raise V4DError(f"no such file: {path}")
+    try:
+        return pq.read_table(path, columns=list(columns), **options)
+    except (pa.ArrowException, OSError) as error:
+        raise V4DError(f"{path} is damaged; test the model again: {str(error).splitlines()[0]}") from error
+
+
 def read_outcomes(path: Path, end: str = "") -> Outcomes:
     """The outcomes under a suffix, without reading the probabilities."""
     names = ["class_index", f"predicted_index{end}", f"label_rank{end}", f"confidence{end}"]
-    table = pq.read_table(path, columns=names)
+    table = read_columns(path, names)
     return Outcomes(*(table[name].to_numpy().astype(kind) for name, kind in zip(names, "iiif", strict=True)))
 
 

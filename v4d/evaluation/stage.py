@@ -182,6 +182,7 @@ def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
             "parameters": result["parameters"],
             "gmac": result["gmac"],
             "tested_units": result["test_units"],
+            "tested_split": result["split"],
             "published_dataset": published_dataset(work.config, result["classes"]) or "",
         }
     )
@@ -194,6 +195,8 @@ def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
         "test/videos_per_second": result["videos_per_second"],
         "test/data_wait_fraction": result["data_wait_fraction"],
     }
+    for end, value in zip(("low", "high"), result["top1_interval"], strict=True):
+        metrics[f"test/top1_interval_{end}"] = value
     for order, accuracies in result["orders"].items():
         if order != "normal":
             metrics[f"test/top1_{order}"] = accuracies["top1"]

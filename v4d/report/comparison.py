@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from v4d.config import Config
 from v4d.data.manifest import dataset_info
+from v4d.errors import V4DError
+from v4d.evaluation.predictions import read_columns
 from v4d.evaluation.significance import mcnemar
 from v4d.evaluation.work import test_folder
 from v4d.files import atomic_path, read_json, write_text
@@ -38,6 +39,10 @@ COLUMNS = [
     "mlflow_run_id",
 ]
 
+FILES = ("comparison.csv", "comparison_published.csv", "significance.csv", "comparison.md")
+NEEDED = ("top1", "top5", "top1_interval", "orders", "by_units", "videos", "dataset_fingerprint", "split")
+"""What a model's metrics.json must have."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -54,10 +59,12 @@ def compare(config: Config) -> Comparison:
     """Read the tests of all models of a config.
 
     Raises:
-        V4DError: a model is not tested.
+        V4DError: no models, or one that is not tested, or on other data than the data set's of today.
     """
-    results = {name: read_json(test_folder(config, name) / "metrics.json") for name in config.models}
+    if not config.models:
+        raise V4DError(f"the config {config.name!r} has no models to compare")
     info = dataset_info(config)
+    results = {name: _result(config, name, info["fingerprint"]) for name in config.models}
     return Comparison(
         dataset=info["name"],
         models=models_table(results),
@@ -65,6 +72,22 @@ def compare(config: Config) -> Comparison:
         significance=significance({name: test_folder(config, name) for name in config.models}),
         results=results,
     )
+
+
+def _result(config: Config, name: str, fingerprint: str) -> dict[str, Any]:
+    """metrics.json of a model's test, which has to be one of this data: accuracies of two never mix."""
+    path = test_folder(config, name) / "metrics.json"
+    result = read_json(path)
+    lacking = [key for key in NEEDED if not isinstance(result, dict) or key not in result]
+    if lacking:
+        raise V4DError(f"{path} has no {lacking[0]}: test the model again")
+    tested = result["dataset_fingerprint"], result["split"]
+    if tested != (fingerprint, config.testing.split):
+        raise V4DError(
+            f"model {name!r} was tested on other data (fingerprint {tested[0][:12]}, split {tested[1]}) than "
+            f"there is now ({fingerprint[:12]}, {config.testing.split}): test it again"
+        )
+    return result
 
 
 def models_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -105,9 +128,9 @@ def significance(folders: dict[str, Path]) -> pd.DataFrame:
 
 def write(comparison: Comparison, folder: Path) -> None:
     """Write the files that the module names."""
-    _write_csv(folder / "comparison.csv", comparison.models)
-    _write_csv(folder / "significance.csv", comparison.significance)
-    _write_csv(folder / "comparison_published.csv", with_published(comparison))
+    write_csv(folder / "comparison.csv", comparison.models)
+    write_csv(folder / "significance.csv", comparison.significance)
+    write_csv(folder / "comparison_published.csv", with_published(comparison))
     write_text(folder / "comparison.md", markdown(comparison))
 
 
@@ -155,10 +178,7 @@ def markdown(comparison: Comparison) -> str:
 def markdown_table(table: pd.DataFrame) -> str:
     """A table in GitHub's Markdown; what comes from outside cannot break it."""
     rows = [list(table.columns), *([cell_text(v, c) for c, v in row.items()] for _, row in table.iterrows())]
-    rows = [
-        [str(cell).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in row]
-        for row in rows
-    ]
+    rows = [[_escaped(str(cell)) for cell in row] for row in rows]
     numeric = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]
     rule = ["---:" if right else "---" for right in numeric]
     return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
@@ -192,10 +212,10 @@ def _interval(result: dict[str, Any] | None) -> str:
 
 
 def _right_by_video(path: Path) -> pd.Series:
-    table = pq.read_table(path, columns=["video_id", "label_rank"]).to_pandas()
+    table = read_columns(path, ["video_id", "label_rank"]).to_pandas()
     return (table.set_index("video_id")["label_rank"] == 0).sort_index()
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)

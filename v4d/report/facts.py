@@ -12,7 +12,7 @@ from v4d.evaluation.work import test_folder
 from v4d.files import read_json
 from v4d.tracking import mlflow_client
 
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_USER_INFO = re.compile(r"(?<=://)[^/\s]+@")
 
 
 def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
@@ -24,7 +24,10 @@ def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
 def confused_classes(config: Config, model_name: str, count: int = 10) -> pd.DataFrame:
     """The most confused pairs of a model's test."""
     path = test_folder(config, model_name) / "confused.csv"
-    return pd.read_csv(path).head(count) if path.exists() else pd.DataFrame()
+    if not path.exists():
+        return pd.DataFrame()
+    # Names are text, also those of classes called "007" or "nan".
+    return pd.read_csv(path, dtype={"label": str, "predicted": str}, keep_default_na=False).head(count)
 
 
 def count_table(info: dict[str, Any]) -> pd.DataFrame:
@@ -44,10 +47,13 @@ def cost_table(config: Config) -> pd.DataFrame:
     rows = [_data_row(config, stage) for stage in ("archive", "clips", "frames")]
     for model in config.models.values():
         for stage in training_stages(config, model):
-            rows.append(_model_row(f"train {model.name}: {stage['stage']}", stage))
+            benchmark = f"train/{model.name}/{stage['stage']}.tsv"
+            rows.append(_model_row(config, f"train {model.name}: {stage['stage']}", stage, benchmark))
         metrics = test_folder(config, model.name) / "metrics.json"
         if metrics.exists():
-            rows.append(_model_row(f"test {model.name}", read_json(metrics)))
+            rows.append(
+                _model_row(config, f"test {model.name}", read_json(metrics), f"test/{model.name}.tsv")
+            )
     columns = ["stage", "jobs", "hours", "device_hours", "peak_memory_gb", "hardware"]
     return pd.DataFrame([row for row in rows if row], columns=columns)
 
@@ -71,14 +77,17 @@ def _data_row(config: Config, stage: str) -> dict[str, Any] | None:
     }
 
 
-def _model_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
+def _model_row(config: Config, name: str, metrics: dict[str, Any], benchmark: str) -> dict[str, Any]:
+    """One training or test; its memory is known where Snakemake ran it."""
     hours = metrics.get("seconds", np.nan) / 3600
+    path = config.results / "benchmarks" / benchmark
+    memory = pd.to_numeric(pd.read_csv(path, sep="\t")["max_rss"], errors="coerce") if path.exists() else None
     return {
         "stage": name,
         "jobs": 1,
         "hours": hours,
         "device_hours": hours * metrics.get("processes", 1),
-        "peak_memory_gb": np.nan,
+        "peak_memory_gb": np.nan if memory is None else memory.max() / 1024,
         "hardware": metrics.get("hardware", ""),
     }
 

@@ -25,7 +25,7 @@ from v4d.evaluation.work import test_folder
 from v4d.files import write_text
 from v4d.report import curves, facts, plots
 from v4d.report.canvas import DPI, save
-from v4d.report.comparison import Comparison, cell_text, compare
+from v4d.report.comparison import FILES, Comparison, cell_text, compare
 from v4d.report.samples import samples
 from v4d.tracking import open_tracker
 
@@ -73,14 +73,16 @@ def write_report(config: Config) -> Path:
 
 
 def log_report(config: Config) -> None:
-    """Add report and comparison to the runs of the models that have one."""
+    """Add report, plots and comparison to the runs of the models that have one."""
+    files = {config.results / name: "report" for name in ("report.html", *FILES)}
+    files |= dict.fromkeys(sorted((config.results / "plots").glob("*.svg")), "report/plots")
     for name in config.models:
         state_file = config.results / name / "mlflow_run.json"
         if state_file.exists():
             with open_tracker(config, name, state_file=state_file, stage="report") as tracker:
-                for file in ("report.html", "comparison.csv", "comparison.md"):
-                    if (config.results / file).exists():
-                        tracker.log_artifact(config.results / file, "report")
+                for file, folder in files.items():
+                    if file.exists():
+                        tracker.log_artifact(file, folder)
                 tracker.close("FINISHED")
 
 
@@ -97,6 +99,8 @@ def draw(config: Config, comparison: Comparison) -> dict[str, Path]:
     if trained:
         figures["validation"] = curves.validation_curves(trained)
     figures |= {f"training_{name}": curves.training_curves(found) for name, found in trained.items()}
+    for stale in {path for path in folder.glob("*.svg") if path.stem not in figures}:
+        stale.unlink()  # of a model that is no more
     for name, figure in figures.items():
         save(folder / f"{name}.svg", figure)
     return {name: folder / f"{name}.svg" for name in figures}

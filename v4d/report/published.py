@@ -13,10 +13,11 @@ _KINETICS = {None: ("Kinetics-400", 400), "mini200": ("Mini-Kinetics-200", 200)}
 def published_dataset(config: Config, class_count: int) -> str | None:
     """The name under which others publish results on a config's data set; None where nobody can have.
 
-    A part of Kinetics (a trial run, a mirror with fewer classes) is another data set.
+    A part of Kinetics (a trial run, a mirror with fewer classes) is another data set, and so is a split other
+    than the validation split, which they all are about.
     """
     dataset = config.dataset
-    if dataset.source != "kinetics" or dataset.limit is not None:
+    if dataset.source != "kinetics" or dataset.limit is not None or config.testing.split != "val":
         return None
     name, classes = _KINETICS[dataset.kinetics.subset]
     return name if class_count == classes else None

@@ -10,19 +10,21 @@ from typing import Any
 import pandas as pd
 
 from v4d.errors import V4DError
-from v4d.files import atomic_path, write_text
-from v4d.report.comparison import COLUMNS, Comparison, markdown, significance
+from v4d.files import write_text
+from v4d.report.comparison import COLUMNS, Comparison, markdown, significance, with_published, write_csv
 from v4d.report.published import published_results
 from v4d.tracking import mlflow_client
 
 PREDICTIONS = "test/predictions.parquet"
+SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
 class RunsOfADataset:
-    """Runs that were tested on the same videos of the same data set."""
+    """Runs that were tested on the same split of the same data set."""
 
     fingerprint: str
+    split: str
     comparison: Comparison
 
 
@@ -35,6 +37,9 @@ def compare_runs(
         V4DError: MLflow does not answer or is not installed, a run or experiment is unknown, or none of
             the runs was tested.
     """
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():  # MLflow would make one
+        raise V4DError(f"{uri}: no such database: {uri.removeprefix(SQLITE)}")
+    run_ids = list(dict.fromkeys(run_ids or ()))
     try:
         client = mlflow_client(uri)
         runs = [client.get_run(run_id) for run_id in run_ids] if run_ids else _runs_of(client, experiment)
@@ -45,10 +50,12 @@ def compare_runs(
     tested = [run for run in runs if "test/top1" in run.data.metrics]
     if not tested:
         raise V4DError(f"{uri}: none of the {len(runs)} runs was tested (they have no metric test/top1)")
-    groups: dict[str, list[Any]] = {}
+    groups: dict[tuple[str, str], list[Any]] = {}
     for run in tested:
-        groups.setdefault(run.data.tags.get("dataset_fingerprint", "unknown"), []).append(run)
-    return [RunsOfADataset(key, _comparison(client, group)) for key, group in groups.items()]
+        tags = run.data.tags
+        fingerprint = tags.get("dataset_fingerprint", f"unknown, of run {run.info.run_id}")
+        groups.setdefault((fingerprint, tags.get("tested_split", "")), []).append(run)
+    return [RunsOfADataset(*data, _comparison(client, group)) for data, group in groups.items()]
 
 
 def _runs_of(client: Any, experiment: str | None) -> list[Any]:
@@ -68,10 +75,7 @@ def _comparison(client: Any, runs: list[Any]) -> Comparison:
     names = _names(runs)
     rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
     tags = runs[0].data.tags
-    results = {
-        name: {"videos": int(run.data.metrics.get("test/videos", 0))}
-        for name, run in zip(names, runs, strict=True)
-    }
+    results = {name: _result(run) for name, run in zip(names, runs, strict=True)}
     return Comparison(
         dataset=tags.get("dataset", "unknown data set"),
         models=pd.DataFrame(rows, columns=COLUMNS),
@@ -98,8 +102,20 @@ def _row(name: str, run: Any) -> dict[str, Any]:
     return row | {"model": name, "videos": metrics.get("test/videos"), "mlflow_run_id": run.info.run_id}
 
 
+def _result(run: Any) -> dict[str, Any]:
+    """What of metrics.json a comparison shows, as far as the run has it."""
+    metrics = run.data.metrics
+    result: dict[str, Any] = {"videos": int(metrics.get("test/videos", 0))}
+    interval = [metrics.get(f"test/top1_interval_{end}") for end in ("low", "high")]
+    return result if None in interval else result | {"top1_interval": interval}
+
+
 def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+    """A number, or None: tags can be changed by anybody."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _significance(client: Any, runs: dict[str, Any]) -> pd.DataFrame:
@@ -119,15 +135,22 @@ def _significance(client: Any, runs: dict[str, Any]) -> pd.DataFrame:
 
 
 def write(groups: list[RunsOfADataset], folder: Path) -> None:
-    """`comparison.csv` with all runs and their data sets, and `comparison.md`."""
-    tables = [
-        group.comparison.models.assign(
-            dataset=group.comparison.dataset, dataset_fingerprint=group.fingerprint
-        )
-        for group in groups
-    ]
-    with atomic_path(folder / "comparison.csv") as temporary:
-        pd.concat([table.astype(object) for table in tables]).to_csv(temporary, index=False)
+    """The files of a config's comparison, for all data sets; their rows say which data they are about."""
+    tables = {
+        "comparison": [group.comparison.models for group in groups],
+        "comparison_published": [with_published(group.comparison) for group in groups],
+        "significance": [group.comparison.significance for group in groups],
+    }
+    for name, parts in tables.items():
+        parts = [
+            part.astype(object).assign(
+                dataset=part.get("dataset", group.comparison.dataset),
+                dataset_fingerprint=group.fingerprint,
+                split=group.split,
+            )
+            for part, group in zip(parts, groups, strict=True)
+        ]
+        write_csv(folder / f"{name}.csv", pd.concat(parts))
     write_text(folder / "comparison.md", text(groups))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import simplejpeg
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from v4d.config import Config
 from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
+from v4d.evaluation.predictions import read_columns
 from v4d.evaluation.work import test_folder
 
 THUMBNAIL_HEIGHT = 72
@@ -38,7 +38,7 @@ def samples(config: Config, model_name: str, result: dict[str, Any], classes: li
     """`count` right ones of different classes, if there are, and the `count` most confident mistakes."""
     path = test_folder(config, model_name) / "predictions.parquet"
     columns = ["video_id", "label", "class_index", "part", "confidence", "label_rank"]
-    table = pq.read_table(path, columns=columns).to_pandas()
+    table = read_columns(path, columns).to_pandas()
     right = table[table["label_rank"] == 0].sample(frac=1, random_state=config.seed)
     varied = pd.concat([right.drop_duplicates("label"), right[right.duplicated("label")]]).head(count)
     wrong = (
@@ -50,9 +50,8 @@ def samples(config: Config, model_name: str, result: dict[str, Any], classes: li
 
 
 def _probabilities(path: Path, video_ids: set[str]) -> dict[str, np.ndarray]:
-    table = pq.read_table(
-        path, columns=["video_id", "probabilities"], filters=[("video_id", "in", sorted(video_ids))]
-    )
+    wanted = [("video_id", "in", sorted(video_ids))]
+    table = read_columns(path, ["video_id", "probabilities"], filters=wanted)
     return {row["video_id"]: np.array(row["probabilities"]) for row in table.to_pylist()}
 
 
