@@ -53,6 +53,16 @@ def check_results_folder(config: Config) -> None:
             )
 
 
+def cores(workflow: Any) -> int:
+    """Cores of this run; 1 where none are named, as by `snakemake --report` and for a cluster."""
+    from snakemake.exceptions import WorkflowError
+
+    try:
+        return workflow.cores
+    except WorkflowError:
+        return 1
+
+
 def parts(config: Config) -> dict[str, list[str]]:
     """The parts of each split, known before anything has run."""
     return {split: annotations.part_names(config.dataset, split) for split in config.dataset.splits}

@@ -21,7 +21,7 @@ LOGS = f"logs/{CONFIG.name}"
 RESOLVED = f"{RESULTS}/config.yaml"
 ENVIRONMENT = workflow.source_path("../../envs/v4d.yaml")
 STAGES = v4d_workflow.stage_settings(CONFIG)
-CORES = workflow.cores or 1
+CORES = v4d_workflow.cores(workflow)
 STARTED = time.time()
 
 # The code is this checkout's; the interpreter is the one that runs Snakemake, or the conda environment's.

@@ -9,12 +9,25 @@ rule compare:
             model=list(CONFIG.models),
         ),
     output:
-        csv=f"{RESULTS}/comparison.csv",
-        markdown=report(
-            f"{RESULTS}/comparison.md",
+        csv=report(
+            f"{RESULTS}/comparison.csv",
             caption="../report/comparison.rst",
             category="Comparison",
+            labels={"table": "models"},
         ),
+        published=report(
+            f"{RESULTS}/comparison_published.csv",
+            caption="../report/published.rst",
+            category="Comparison",
+            labels={"table": "models and published results"},
+        ),
+        significance=report(
+            f"{RESULTS}/significance.csv",
+            caption="../report/significance.rst",
+            category="Comparison",
+            labels={"table": "which differences are real"},
+        ),
+        markdown=f"{RESULTS}/comparison.md",
     log:
         f"{LOGS}/compare.log",
     conda:
@@ -35,8 +48,15 @@ rule report:
         ),
         info=f"{DATA}/dataset.json",
     output:
-        report(
+        page=report(
             f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
+        ),
+        plots=report(
+            directory(f"{RESULTS}/plots"),  # which there are depends on models and tests
+            patterns=["{figure}.svg"],
+            caption="../report/plots.rst",
+            category="Plots",
+            labels={"figure": "{figure}"},
         ),
     log:
         f"{LOGS}/report.log",

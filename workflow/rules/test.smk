@@ -17,6 +17,24 @@ rule test:
             category="Test",
             labels={"model": "{model}", "figure": "confusion matrix"},
         ),
+        classes=report(
+            f"{RESULTS}/{{model}}/test/per_class.png",
+            caption="../report/per_class.rst",
+            category="Test",
+            labels={"model": "{model}", "figure": "accuracy by class"},
+        ),
+        reliability=report(
+            f"{RESULTS}/{{model}}/test/reliability.png",
+            caption="../report/reliability.rst",
+            category="Test",
+            labels={"model": "{model}", "figure": "calibration"},
+        ),
+        temporal_order=report(
+            f"{RESULTS}/{{model}}/test/temporal_order.png",
+            caption="../report/temporal_order.rst",
+            category="Test",
+            labels={"model": "{model}", "figure": "temporal order"},
+        ),
     log:
         f"{LOGS}/test/{{model}}.log",
     benchmark:
