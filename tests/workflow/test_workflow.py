@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import duckdb
@@ -172,14 +173,27 @@ def test_an_unrelated_edit_reruns_nothing_and_a_related_one_does(finished):
     assert "train" in jobs and "frames" not in jobs and "clips" not in jobs
 
 
-@pytest.mark.parametrize("words", [["--lint"], ["--rulegraph"], ["--report", "snakemake.html"]])
+@pytest.mark.parametrize("words", [["--lint"], ["--rulegraph"]])
 def test_snakemake_s_own_views_work(finished, words):
     folder, _ = finished
     printed = snakemake(folder, *words)
     if words[0] == "--rulegraph":
         assert all(name in printed for name in ("clips", "frames", "train", "compare"))
-    if words[0] == "--report":
-        assert (folder / "snakemake.html").stat().st_size > 10_000
+
+
+def test_snakemake_s_report_shows_tables_plots_and_the_page_and_needs_no_cores(finished):
+    folder, _ = finished
+    words = [word for word in command("--report", "report.zip") if word not in ("--cores", "2")]
+    env = environment() | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(words, cwd=folder, env=env, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        shown = {Path(name).name for name in archive.namelist() if "/data/raw/" in name}
+    tables = {"comparison.csv", "comparison_published.csv", "significance.csv"}
+    plots = {path.name for path in (folder / RESULTS / "plots").glob("*.svg")}
+    of_the_test = {"confusion.png", "per_class.png", "reliability.png", "temporal_order.png"}
+    assert shown == tables | plots | of_the_test | {"report.html"}
+    assert {"accuracies.svg", "training_v4d.svg"} <= plots
 
 
 def test_a_results_folder_of_another_config_is_refused(finished):
