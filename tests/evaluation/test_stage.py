@@ -289,7 +289,7 @@ def test_a_test_with_fewer_units_leaves_no_plot_of_the_one_before():
     assert not (run_test() / "by_units.png").exists()
 
 
-def test_what_cannot_be_tested_is_said_in_one_line(capsys):
+def test_what_cannot_be_tested_is_said_in_one_line(capfd):
     config = made.write_config(models={"new": {"arch": "v4d_tiny", "units": 2, "frames": 3}})
     for model, message in {
         "colour": "models.colour.checkpoint: no such file: colour.pt",
@@ -297,10 +297,18 @@ def test_what_cannot_be_tested_is_said_in_one_line(capsys):
         "other": "no model 'other' in config 'hand'",
     }.items():
         assert main(["test", "--config", "config.yaml", "--model", model]) == 1
-        line = capsys.readouterr().err
+        line = capfd.readouterr().err
         assert message in line
         assert line.count("\n") == 1
-    Path("colour.pt").write_bytes(b"not a checkpoint")
     made.write_data(config, made.coloured_videos(12))
+    made.colour_model()
+    Path("results/hand/colour").mkdir(parents=True)
+    Path("results/hand/colour/test").write_text("in the way")
+    capfd.readouterr()
+    assert main(["test", "--config", "config.yaml", "--model", "colour", "--nproc", "2"]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert "v4d test: error: cannot write in results/hand/colour/test: File exists" in lines
+    assert not any("Traceback" in line for line in lines)  # of the other rank
+    Path("colour.pt").write_bytes(b"not a checkpoint")
     assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
-    assert "colour.pt is no readable checkpoint" in capsys.readouterr().err
+    assert "colour.pt is no readable checkpoint" in capfd.readouterr().err

@@ -12,7 +12,8 @@ import os
 import shutil
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,7 @@ from v4d.files import read_json, write_text
 from v4d.models import gmac, parameter_count
 from v4d.report.published import published_dataset
 from v4d.tracking import Tracker, open_tracker
-from v4d.training.distributed import Ranks, barrier, launch, process_group, processes_for
+from v4d.training.distributed import Ranks, broadcast_object, launch, process_group, processes_for
 from v4d.training.worker import wait_for_main
 
 POLL_SECONDS = 0.2
@@ -73,11 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         config = configuration.load(args.config)
         with process_group() as ranks:
             work = Work.prepare(config, config.model(args.model), ranks.device)
-            # An orphan of a killed workflow may still be at it.
-            with exclusive(work.predictions) if ranks.is_main else nullcontext():
-                if ranks.is_main:
-                    work.begin()
-                barrier(ranks)
+            with begun(work, ranks):
                 work.run(ranks)
                 if ranks.is_main:
                     finish(work, ranks)
@@ -87,6 +84,27 @@ def main(argv: list[str] | None = None) -> int:
         print(f"v4d test: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+@contextmanager
+def begun(work: Work, ranks: Ranks) -> Iterator[None]:
+    """Hold the test's folder, made ready by rank 0; what keeps it from that, all ranks raise.
+
+    Raises:
+        V4DError: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        problem = ""
+        if ranks.is_main:
+            try:  # an orphan of a killed workflow may still be at it
+                stack.enter_context(exclusive(work.predictions))
+                work.begin()
+            except V4DError as error:
+                problem = str(error)
+        problem = broadcast_object(ranks, problem)
+        if problem:
+            raise V4DError(problem)
+        yield
 
 
 def finish(work: Work, ranks: Ranks) -> dict[str, Any]:
