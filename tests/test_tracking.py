@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from v4d import config as configs
 from v4d.config import Config
 from v4d.errors import V4DError
+from v4d.report.facts import run_links
 from v4d.tracking import Tracker, forget_stages, open_tracker, sync
 
 STEPS = 40
@@ -110,6 +111,17 @@ def test_a_server_that_is_down_at_the_start_gets_everything_later(server, tmp_pa
     client = MlflowClient(server.uri)
     run_id = json.loads(state_file(tmp_path).read_text())["run_id"]
     assert [a.path for a in client.list_artifacts(run_id, "folder")] == ["folder/notes.txt"]
+
+    experiment = client.get_run(run_id).info.experiment_id  # and the report links to it, while it is there
+    link = {"model": "v4d", "run_id": run_id, "url": f"{server.uri}/#/experiments/{experiment}/runs/{run_id}"}
+    assert run_links(settings) == [link]
+    state = json.loads(state_file(tmp_path).read_text())
+    named = state | {"uri": server.uri.replace("//", "//me:secret@")}
+    state_file(tmp_path).write_text(json.dumps(named))
+    assert run_links(settings) == [link]
+    state_file(tmp_path).write_text(json.dumps(state))
+    server.kill()
+    assert run_links(settings) == [link | {"url": ""}]
 
 
 def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monkeypatch):

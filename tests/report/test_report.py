@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 from v4d import config as configuration
 from v4d.cli import main
-from v4d.report import plots
+from v4d.report import facts, plots
 from v4d.report.canvas import save
 from v4d.report.facts import cost_table, without_user
 from v4d.report.page import TEMPLATE_FOLDER
@@ -197,6 +197,19 @@ def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkey
     assert "The frames are no longer there" in parts.text
     assert "MLflow runs" not in parts.text
     assert "unit 1" not in [image.get("alt") for image in parts.all("img")]
+
+
+def test_runs_on_a_server_are_links(project, tmp_path, monkeypatch):
+    """What the links of a real server are: tests/test_tracking.py."""
+    folder = tmp_path / "linked"
+    shutil.copytree(project, folder)
+    monkeypatch.chdir(folder)
+    url = "https://runs.example/#/experiments/1/runs/abc"
+    monkeypatch.setattr(facts, "run_links", lambda _: [{"model": "colour", "run_id": "abc", "url": url}])
+    assert main(["report", "--config", "config.yaml"]) == 0
+    parts = Parts(Path("results/hand/report.html").read_text())
+    assert [a["href"] for a in parts.all("a") if not a["href"].startswith("#")] == [url]
+    assert "mlflow ui" not in parts.text
 
 
 def test_passwords_in_addresses_are_not_passed_on():
