@@ -117,6 +117,10 @@ def test_orders_and_crops_and_units_are_what_they_say():
             expected = torch.stack([video_scores(model, crop)[0] for crop in crops]).mean(0)
             end = "" if order == "normal" else f"_{order}"
             np.testing.assert_allclose(table[f"probabilities{end}"][video_id], expected, atol=1e-5)
+            if order == "normal":  # fewer units, evenly spaced, are seen in the middle crop
+                for count, units in {2: [0, 2], 4: [0, 1, 2, 3], 5: [0, 1, 2, 3, 4]}.items():
+                    best = video_scores(model, crops[1][:, units])[0].max().item()
+                    assert table[f"confidence_{count}_units"][video_id] == pytest.approx(best, abs=1e-5)
     scores = np.stack([np.stack(table[name]) for name in table if name.startswith("probabilities")])
     assert (np.abs(scores - scores[0]).max((1, 2))[1:] > 1e-3).all()  # this model looks at order
 
@@ -187,15 +191,29 @@ def test_what_decides_about_predictions_is_in_the_plan():
     """A released checkpoint has the units that the config gives it: the same file is another network."""
     made.write_data(made.write_config(), made.coloured_videos(12))
     made.colour_model()
-    plans = []
-    for testing in ({}, {"units": 4}, {"crops": 1}, {"sampling": "centred"}, {"workers": 0}, {"chunk": 2}):
-        config = made.write_config(testing=testing)
-        work = Work.prepare(config, config.model("colour"), torch.device("cpu"))
-        plans.append(work.plan())
-    other = dataclasses.replace(work.finished, architecture=work.finished.architecture | {"units": 1})
-    plans.append(dataclasses.replace(work, finished=other).plan())
-    assert plans[0] == plans[4] == plans[5]
-    assert all(plan != plans[0] for plan in (*plans[1:4], plans[6]))
+
+    def work(**overlay) -> Work:
+        config = made.write_config(**overlay)
+        return Work.prepare(config, config.model("colour"), torch.device("cpu"))
+
+    first = work()
+    plan, finished = first.plan(), first.finished
+    for same in ({}, {"testing": {"workers": 0}}, {"testing": {"chunk": 2}}):
+        assert work(**same).plan() == plan
+    others = [work(testing=other) for other in ({"units": 4}, {"crops": 1}, {"sampling": "centred"})]
+    others += [work(seed=1), work(testing={"batch_size": 3}), work(testing={"precision": "bf16"})]
+    others += [dataclasses.replace(first, videos=first.videos[:-1])]
+    for change in ({"architecture": finished.architecture | {"units": 1}}, {"frame_stride": 3}):
+        others += [dataclasses.replace(first, finished=dataclasses.replace(finished, **change))]
+    plans = [other.plan() for other in others]
+    made.random_model(Path("colour.pt"))
+    plans.append(work().plan())
+    made.colour_model()
+    info = Path("data/colours/dataset.json")
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"fingerprint": "another"}))
+    plans.append(work().plan())
+    assert all(other != plan for other in plans)
+    assert len({json.dumps(other) for other in plans}) == len(plans)
 
 
 def test_pieces_of_another_test_are_not_taken_over():
