@@ -1,6 +1,8 @@
 """Processes: how many, what a signal does, and that one which dies takes the others with it."""
 
 import contextlib
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -15,8 +17,9 @@ from conftest import TINY, assert_one_line_error, environment, v4d, write_config
 from v4d import config as configs
 from v4d.data.loader import VideoRecord
 from v4d.errors import V4DError
-from v4d.training.distributed import PREEMPTED, processes_for
+from v4d.training.distributed import PREEMPTED, process_group, processes_for
 from v4d.training.stage import check_data
+from v4d.training.worker import Outliving
 
 
 @pytest.mark.parametrize(
@@ -35,10 +38,10 @@ def test_more_than_there_are_gpus_is_refused(monkeypatch, asked, gpus):
         processes_for(asked, gpus, cpu_processes=2)
 
 
-def start(project: Path, epochs: int = 400) -> subprocess.Popen:
+def start(project: Path, **training) -> subprocess.Popen:
     """A training with two processes that would go on for minutes, once its first checkpoint is there."""
-    changes = {"training": {"epochs": epochs, "log_steps": 1, "checkpoint_minutes": 1e-9}}
-    write_config(project, configs.merge(TINY, changes))
+    changes = {"epochs": 400, "log_steps": 1, "checkpoint_minutes": 1e-9} | training
+    write_config(project, configs.merge(TINY, {"training": changes}))
     words = [sys.executable, "-m", "v4d.cli", "train", "--config", "config.yaml", "--model", "v4d"]
     training = subprocess.Popen(
         [*words, "--nproc", "2"],
@@ -55,22 +58,48 @@ def start(project: Path, epochs: int = 400) -> subprocess.Popen:
     return training
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_asks_for_another_start(tiny, number):
-    training = start(tiny)
-    training.send_signal(number)
+@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGUSR1, False), (signal.SIGTERM, True)])
+def test_a_signal_saves_and_asks_for_another_start(tiny, number, to_all):
+    """Also one to each process of the job, as Slurm sends it. To save, ten batches more must be loaded."""
+    training = start(tiny, batch_size=2, log_steps=10, workers=1)
+    first = psutil.Process(training.pid)
+    for process in [first, *(first.children(recursive=True) if to_all else [])]:
+        process.send_signal(number)
     printed, errors = training.communicate(timeout=60)
     assert training.returncode == PREEMPTED, errors
-    assert "the state is saved" in printed and "Traceback" not in errors
-    last = torch.load(tiny / "results/tiny/v4d/main/checkpoints/last.pt", weights_only=True)
-    done = last["position"]["epoch"] * 5 + last["position"]["step"]
-    assert done > 0
-    again = start(tiny)
-    first = again.stdout.readline()
+    assert "the state is saved" in printed and "error" not in errors.lower()
+    state = torch.load(tiny / "results/tiny/v4d/main/checkpoints/last.pt", weights_only=True)
+    epoch, step = state["position"]["epoch"] + 1, state["position"]["step"]
+    assert epoch > 1 or step > 0
+    again = start(tiny, batch_size=2, log_steps=10)
+    begun = again.stdout.readline()
     again.send_signal(number)
     again.communicate(timeout=60)
-    where = f"epoch {last['position']['epoch'] + 1}, step {last['position']['step'] + 1}"
-    assert f"goes on at {where}" in first
+    where = f"the validation of epoch {epoch}" if step == 10 else f"epoch {epoch}, step {step + 1}"
+    assert begun.endswith(f"goes on at {where}\n")
+
+
+def test_a_stream_that_nobody_reads_stops_nothing():
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb", buffering=0) as raw:
+        stream = Outliving(io.TextIOWrapper(raw, write_through=True))
+        print("loss 1.0", file=stream, flush=True)
+        with pytest.raises(BrokenPipeError):
+            stream.buffer.write(b"this is how it would have ended")
+
+
+def test_who_fails_does_not_wait_for_the_others(monkeypatch):
+    """Which NCCL would have it do: they wait in a collective for this one."""
+    left = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("gracefully"))
+    with pytest.raises(RuntimeError), process_group():
+        raise RuntimeError("cudaErrorLaunchFailure")
+    assert not left
+    with process_group():
+        pass
+    assert left
 
 
 def test_a_rank_that_dies_takes_the_job_down(tiny):

@@ -20,16 +20,16 @@ from v4d.training.gpus import Gpu, hold, lease, lock_file
 GPUS = [Gpu(str(index), f"GPU-{index:04d}") for index in range(4)]
 
 LAUNCHER = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 from v4d.training.gpus import Gpu, lease, lock_file
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])
 gpus = [Gpu(str(i), f"GPU-{i:04d}") for i in range(4)]
 child = "import sys, time; from pathlib import Path; from v4d.training.gpus import hold;"
-child += "file = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(120)"
+child += "file = hold(Path(sys.argv[1]), sys.argv[2]); print('held', flush=True); time.sleep(120)"
 with lease(gpus, count, folder) as taken:
-    words = [sys.executable, "-c", child, str(lock_file(taken[0], folder))]
+    words = [sys.executable, "-c", child, str(lock_file(taken[0], folder)), str(os.getpid())]
     worker = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     worker.stdout.readline()
     print(worker.pid, *[gpu.token for gpu in taken], flush=True)
@@ -123,10 +123,15 @@ def test_many_at_once_never_share(tmp_path):
 
 def test_a_process_shares_its_launcher_s_lock_only(tmp_path, launcher):
     path = lock_file(GPUS[0], tmp_path)
-    launcher(1)
-    with hold(path):
+    job, worker, _ = launcher(1)
+    with hold(path, job.pid):
         pass
-    assert path.read_text().isdigit()
+    for process in (worker, job.pid):
+        os.kill(process, signal.SIGKILL)
+    job.wait()
+    # A process of the dead job that comes late must not work beside the next one's.
+    with lease(GPUS[:1], 1, tmp_path), pytest.raises(V4DError, match=f"is now by process {os.getpid()}"):
+        hold(path, job.pid)
 
 
 def test_more_than_there_are_is_one_line(tmp_path):

@@ -7,10 +7,13 @@ for epoch in range(epochs):
         logits = model(normalise(batch.frames, torch.bfloat16))
 """
 
+import multiprocessing.context
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver, popen_forkserver, resource_tracker
 
 import torch
 from torch.utils.data import DataLoader
@@ -35,6 +38,7 @@ __all__ = [
 
 _BATCHES_AHEAD = 3
 _MOST_WORKERS = 16
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 
 def train_loader(
@@ -231,14 +235,41 @@ def _table(videos: Sequence[VideoRecord]) -> VideoTable:
     return VideoTable(videos)
 
 
-def _fork_server():
-    context = torch.multiprocessing.get_context("forkserver")
+class _Popen(popen_forkserver.Popen):
+    def terminate(self) -> None:
+        self.kill()  # SIGTERM is held back from workers, see `_fork_server`
+
+
+class _Worker(multiprocessing.context.ForkServerProcess):
+    @staticmethod
+    def _Popen(process: "_Worker") -> _Popen:
+        return _Popen(process)
+
+
+class _Context(multiprocessing.context.ForkServerContext):
+    Process = _Worker
+
+
+def _fork_server() -> _Context:
+    """Where workers are forked.
+
+    Slurm sends the signals that ask a job to stop to each of its processes. Workers and their server must not
+    hear them: the training needs its next batches to get to the step after which it saves its state.
+    """
+    context = _Context()
     preload = [__name__]
     # A child imports the program's main module: what that imports is better there already, once for all.
     main = getattr(sys.modules["__main__"], "__spec__", None)
     if main is not None and main.name.startswith("v4d."):
         preload.append(main.name)
     context.set_forkserver_preload(preload)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # when it starts, it lets SIGTERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -86,21 +86,25 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
         rdzv_endpoint=place.endpoint,
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
     )
     _quieten_launcher()
-    signal.signal(signal.SIGUSR1, _pass_on)  # the launcher itself passes on SIGTERM only
+    received: set[int] = set()
     try:
         with _leased_gpus(processes):
+            _pass_on_stop_signals(received)
             elastic_launch(config, sys.executable)("-u", "-m", module, *argv)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
+        if -code in received:  # before there was anything to save
+            return PREEMPTED
         if code < 0:
             print(f"{module}: rank {rank} was killed by {signal.Signals(-code).name}", file=sys.stderr)
         return code if 0 < code < 126 else 1
     except Exception as error:
-        if type(error).__name__ == "SignalException":  # SIGTERM to the launcher, passed on to the processes
-            return PREEMPTED
+        if type(error).__name__ == "SignalException":  # Ctrl-C: torch has ended the processes
+            return 130
         raise
     return 0
 
@@ -114,6 +118,7 @@ def _leased_gpus(processes: int) -> Iterator[None]:
     folder = gpus.lease_folder()
     with gpus.lease(gpus.visible_gpus(), processes, folder) as taken:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.token for gpu in taken)
+        os.environ[gpus.HOLDER] = str(os.getpid())
         os.environ[gpus.LEASES] = os.pathsep.join(str(gpus.lock_file(gpu, folder)) for gpu in taken)
         yield
 
@@ -123,16 +128,29 @@ def _hold_lease() -> Any:
     leases = os.environ.get(gpus.LEASES)
     if not leases:
         return None
-    return gpus.hold(Path(leases.split(os.pathsep)[int(os.environ["LOCAL_RANK"])]))
+    mine = Path(leases.split(os.pathsep)[int(os.environ["LOCAL_RANK"])])
+    return gpus.hold(mine, os.environ[gpus.HOLDER])
 
 
-def _pass_on(number: int, frame: Any) -> None:
-    """Send a signal to the processes that this one has started."""
+def _pass_on_stop_signals(received: set[int]) -> None:
+    """Pass SIGTERM and SIGUSR1 on to the processes, which take the time that they need to save; note them.
+
+    torch's launcher would send SIGTERM to the loader's workers as well, without which no process gets to its
+    next step, and would kill everything after 30 seconds.
+    """
     import psutil
 
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.send_signal(number)
+    def pass_on(number: int, frame: Any) -> None:
+        received.add(number)
+        children = psutil.Process().children()
+        if not children:  # it still waits for other nodes
+            raise SystemExit(PREEMPTED)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, pass_on)
 
 
 def _quieten_launcher() -> None:
@@ -144,25 +162,27 @@ def _quieten_launcher() -> None:
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Join the processes that `launch` started, or be alone where nothing did."""
+    """Join the processes that `launch` started, or be alone where nothing did.
+
+    Who fails leaves without a word: taking leave of NCCL waits for the other ranks, which wait in a
+    collective for this one, and neither its traceback nor its exit code would come out.
+    """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
+        leased = _hold_lease()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
         backend = "nccl"
     else:
-        device, backend = torch.device("cpu"), "gloo"
+        leased, device, backend = None, torch.device("cpu"), "gloo"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
-    leased = _hold_lease()
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None)
-    try:
-        yield Ranks(rank, size, device)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        if leased is not None:
-            leased.close()
+    yield Ranks(rank, size, device)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if leased is not None:
+        leased.close()
 
 
 def gather_objects(ranks: Ranks, value: Any) -> list[Any] | None:
@@ -188,6 +208,11 @@ def broadcast_object(ranks: Ranks, value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def any_rank(ranks: Ranks, value: bool) -> bool:
+    """Whether it is true on one rank at least: the same answer on every rank."""
+    return bool(sum_over_ranks(ranks, torch.tensor(float(value), device=ranks.device)).item())
 
 
 def barrier(ranks: Ranks) -> None:

@@ -10,7 +10,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,9 @@ from v4d.errors import V4DError
 SHARE = "V4D_SHARE_GPUS"
 LEASES = "V4D_GPU_LEASES"
 """The lock files of a job's GPUs, in the order of local ranks: how the launcher tells its processes."""
+HOLDER = "V4D_GPU_HOLDER"
+"""The launcher's process id."""
+GATE = "gate.lock"
 POLL_SECONDS = 0.5
 
 
@@ -54,9 +56,12 @@ def visible_gpus() -> list[Gpu]:
 
 
 def lease_folder() -> Path:
-    """One folder for all users of the machine; each container has its own, as it has its own GPUs."""
-    folder = Path(tempfile.gettempdir()) / "v4d-gpus"
-    with contextlib.suppress(FileExistsError):
+    """One folder for all users of the machine; each container has its own, as it has its own GPUs.
+
+    Not below TMPDIR: jobs that have other ones share the GPUs all the same.
+    """
+    folder = Path("/tmp/v4d-gpus")
+    with contextlib.suppress(OSError):  # it is there, or its first file says what is wrong
         folder.mkdir()
         folder.chmod(0o1777)
     return folder
@@ -93,21 +98,27 @@ def lock_file(gpu: Gpu, folder: Path) -> Path:
     return folder / f"{gpu.uuid}.lock"
 
 
-def hold(path: Path) -> TextIO:
+def hold(path: Path, launcher: int | str) -> TextIO:
     """Share a launcher's lock for as long as the file that is returned stays open.
 
     Raises:
-        BlockingIOError: somebody else has the GPU.
+        V4DError: the launcher is gone, and somebody else has the GPU by now.
     """
     file = path.open("r")
-    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return file
+    with _open(path.with_name(GATE)) as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        holder = file.read().strip()
+        if holder == str(launcher):
+            fcntl.flock(file, fcntl.LOCK_SH)  # nobody tries for it alone: the gate is ours
+            return file
+    file.close()
+    raise V4DError(f"the GPU of {path} was leased by process {launcher}, and is now by process {holder}")
 
 
 def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> list[tuple[Gpu, TextIO]]:
     """The first `count` free GPUs with their locks, or none."""
     taken: list[tuple[Gpu, TextIO]] = []
-    with _open(folder / "gate.lock") as gate:
+    with _open(folder / GATE) as gate:
         # Everybody who takes comes through here, one after the other: between the try for a lock of one's own
         # and its change into one that the processes can share, nobody else can slip in.
         fcntl.flock(gate, fcntl.LOCK_EX)
