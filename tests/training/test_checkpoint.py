@@ -59,9 +59,33 @@ def test_a_second_writer_is_refused_by_name_and_a_dead_one_is_not_in_the_way(tmp
 def test_settings_that_changed_move_the_old_states_aside(tmp_path):
     folder = CheckpointFolder(tmp_path, 2)
     folder.save(state(3), end_of_epoch=True, best=True)
-    aside = folder.set_aside("abc")
+    with folder.set_aside("abc") as aside:
+        pass
     assert folder.load() is None
     assert torch.load(aside / "last.pt", weights_only=True)["epoch"] == 3
+
+
+def test_what_is_aside_is_not_written_over(tmp_path):
+    """Settings that go to and fro; and a process that is killed while it moves."""
+    folder = CheckpointFolder(tmp_path, 2)
+    folder.save(state(9), end_of_epoch=True, best=True)
+    with pytest.raises(RuntimeError), folder.set_aside("abc"):
+        raise RuntimeError("killed")
+    assert folder.load()["epoch"] == 9
+    with folder.set_aside("abc"):
+        pass
+    folder.save(state(1), end_of_epoch=True, best=True)
+    with folder.set_aside("abc"):
+        pass
+    epochs = {p.parent.name: torch.load(p, weights_only=True)["epoch"] for p in tmp_path.glob("*/last.pt")}
+    assert epochs == {"superseded-abc": 9, "superseded-abc-2": 1}
+    assert (tmp_path / "superseded-abc/best.pt").exists() and not list(tmp_path.glob("*.pt"))
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(V4DError, match="cannot write in"), CheckpointFolder(tmp_path / "file/x", 2).locked():
+        pass
 
 
 def test_a_damaged_file_is_one_line(tmp_path):

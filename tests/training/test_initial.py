@@ -7,7 +7,7 @@ import torchvision
 from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.models.saved import save_model
-from v4d.training.initial import load_initial
+from v4d.training.initial import load_initial, weights_digest
 
 CLASSES = ["archery", "bowling", "yoga"]
 
@@ -33,6 +33,27 @@ def test_the_stage_before_is_taken_over_whole(tmp_path):
         torch.equal(a, b)
         for a, b in zip(before.state_dict().values(), model.state_dict().values(), strict=True)
     )
+
+
+def test_a_checkpoint_of_a_training_is_taken_over_too(tmp_path):
+    """Its averaged weights, where it has such: what was validated."""
+    before, average = network("v4d_tiny"), network("v4d_tiny", seed=2)
+    identity = {"architecture": before.spec, "classes": CLASSES, "dataset": "f"}
+    state = {"format": 1, "identity": identity, "info": {}, "model": before.state_dict()}
+    for extra, expected in (({}, before), ({"average": average.state_dict()}, average)):
+        torch.save(state | extra, tmp_path / "best.pt")
+        model = network("v4d_tiny", seed=1)
+        assert load_initial(model, tmp_path / "best.pt", CLASSES) == ""
+        assert torch.equal(model.fc.weight, expected.fc.weight)
+
+
+def test_a_digest_tells_weights_and_nothing_else(tmp_path):
+    model = network("v4d_tiny")
+    first = weights_digest(saved(tmp_path, model))
+    save_model(tmp_path / "b.pt", model, architecture=model.spec, classes=CLASSES, info={"git_sha": "x"})
+    assert weights_digest(tmp_path / "b.pt") == first
+    model.stem.bn.num_batches_tracked += 1
+    assert weights_digest(saved(tmp_path, model)) != first
 
 
 def test_a_backbone_leaves_the_4d_blocks_new(tmp_path):

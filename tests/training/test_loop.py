@@ -1,5 +1,6 @@
 """A step's arithmetic: ranks, accumulation and uneven batches give the mean over the videos, exactly."""
 
+import math
 import socket
 
 import pytest
@@ -12,7 +13,7 @@ from v4d.data.loader import Batch
 from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.training.distributed import Ranks
-from v4d.training.loop import Learner, seed_step
+from v4d.training.loop import Learner, _first_bad, seed_step
 from v4d.training.validation import summarise
 
 SIZE = 16
@@ -132,6 +133,14 @@ def test_dropout_follows_the_place_in_the_training():
         draw(0, 1, 2, 0, 1),
     ]
     assert all(not torch.equal(draw(0, 1, 2, 0, 0), other) for other in others)
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_own_rate():
+    own = learner(ALONE, epochs=10, schedule={"name": "cosine"}, optimizer={"lr": 1.0})
+    losses = [(0.0, 0, ["a"], torch.tensor(1.0)), (5.0, 7, ["b"], torch.tensor(math.nan))]
+    seen = [*losses, (9.9, 9, ["c"], torch.tensor(math.nan))]
+    words = "loss is nan at step 8 of epoch 6, learning rate 0.5, videos b"
+    assert _first_bad(seen, own) == words and _first_bad(losses[:1], own) is None
 
 
 def test_validation_counts_every_video_once():

@@ -47,7 +47,13 @@ def test_slurm_s_nodes_meet_without_a_word():
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu7", "gpu7"), ("a1,b2", "a1"), ("gpu[10,20]", "gpu10"), ("n[001-004]-ib,m1", "n001-ib")],
+    [
+        ("gpu7", "gpu7"),
+        ("a1,b2", "a1"),
+        ("gpu[10,20]", "gpu10"),
+        ("n[001-004]-ib,m1", "n001-ib"),
+        ("r[1-2]n[3,7],x", "r1n3"),
+    ],
 )
 def test_the_first_of_slurm_s_list(nodes, first):
     assert first_node(nodes) == first
@@ -55,7 +61,15 @@ def test_the_first_of_slurm_s_list(nodes, first):
 
 @pytest.mark.parametrize(
     ("environ", "words"),
-    [({"V4D_NNODES": "2"}, "set V4D_RENDEZVOUS=HOST:PORT"), ({"V4D_NNODES": "two"}, "V4D_NNODES=two")],
+    [
+        ({"V4D_NNODES": "2"}, "set V4D_RENDEZVOUS=HOST:PORT"),
+        ({"V4D_NNODES": "two"}, "V4D_NNODES=two"),
+        ({"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "[]"}, "no list of hosts"),
+        (
+            {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "a,b", "SLURM_STEP_NUM_TASKS": "16"},
+            "16 tasks on 2 nodes: start one a node",
+        ),
+    ],
 )
 def test_what_is_missing_is_one_line(environ, words):
     with pytest.raises(V4DError, match=words):

@@ -19,6 +19,8 @@ from v4d.training.distributed import Ranks
 from v4d.training.loop import Learner, seed_step
 from v4d.training.precise_bn import measure_statistics
 from v4d.training.reporting import epoch_table
+from v4d.training.stage import StageRun
+from v4d.training.validation import validate
 
 BN = nn.modules.batchnorm._BatchNorm
 
@@ -138,14 +140,19 @@ def test_frozen_statistics_are_left_alone():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny):
-    write_config(tiny, configs.merge(TINY, {"training": {"ema": 0.9}}))
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny, monkeypatch):
+    write_config(tiny, configs.merge(TINY, {"training": {"ema": 0.9, "precise_bn_videos": 8}}))
     v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
     stage_folder = tiny / "results/tiny/v4d/main"
     state = torch.load(stage_folder / "checkpoints/last.pt", weights_only=True)
     final = load_model(stage_folder / "final.pt").model.state_dict()
     assert all(torch.equal(final[name], value) for name, value in state["average"].items())
     assert any(not torch.equal(final[name], value) for name, value in state["model"].items())
+    monkeypatch.chdir(tiny)
+    run = StageRun(configs.load("config.yaml"), "v4d", "main", ALONE)
+    numbers = validate(load_model(stage_folder / "final.pt").model, run._val_loader(), ALONE, 10)
+    told = read_json(stage_folder / "metrics.json")["epochs"][-1]
+    assert numbers["val/loss"] == pytest.approx(told["val/loss"], rel=1e-6)
 
 
 def test_a_checkpoint_of_a_training_is_a_model_too(tiny):

@@ -24,16 +24,16 @@ STEPS = 10  # 20 videos, 4 a step, 2 epochs
 TRACKED = {"backend": "mlflow", "log_model": False, "system_metrics": False}
 
 
-def train(project: Path, kill_at: int | None = None) -> int:
+def train(project: Path, kill_at: int | None = None, stage: str = "main") -> int:
     """Train in a child process, which kills itself in front of a step; its exit code."""
-    child = multiprocessing.get_context("fork").Process(target=_train, args=(project, kill_at))
+    child = multiprocessing.get_context("fork").Process(target=_train, args=(project, kill_at, stage))
     child.start()
     child.join(120)
     assert child.exitcode is not None
     return child.exitcode
 
 
-def _train(project: Path, kill_at: int | None) -> None:
+def _train(project: Path, kill_at: int | None, stage: str) -> None:
     os.chdir(project)
     torch.set_num_threads(1)
     # Forked from a process that may have a fork server for loader workers: that one is no child of ours.
@@ -49,7 +49,7 @@ def _train(project: Path, kill_at: int | None) -> None:
         return step(*args, **kwargs)
 
     Learner.step = counted
-    StageRun(configs.load("config.yaml"), "v4d", "main", Ranks(0, 1, torch.device("cpu"))).run()
+    StageRun(configs.load("config.yaml"), "v4d", stage, Ranks(0, 1, torch.device("cpu"))).run()
 
 
 def outcome(project: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[tuple[int, float]]]]:
@@ -158,6 +158,43 @@ def test_other_settings_train_anew_in_a_new_run_and_nothing_is_lost(tiny_data, t
     client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
     assert sorted(run.data.params["main/optimizer.lr"] for run in runs) == ["0.01", "0.05"]
+
+
+def test_a_stage_is_trained_anew_after_the_one_before_it(tiny_data, tmp_path):
+    """Its own settings are the same, and its checkpoints are those of other weights."""
+    stages = [{"name": "one"}, {"name": "two", "training": {"batch_size": 10}}]
+    document = configs.merge(TINY, {"models": {"v4d": {"stages": stages}}, "tracking": TRACKED})
+    document = configs.merge(document, {"training": {"epochs": 1, "log_steps": 1}})
+    project = project_with(tiny_data, tmp_path / "p")
+    ends = []
+    for smoothing in (0.0, 0.2):
+        stages[0]["training"] = {"label_smoothing": smoothing}
+        write_config(project, document)
+        assert [train(project, stage=name) for name in ("one", "two")] == [0, 0]
+        model = load_model(project / "results/tiny/v4d/two/final.pt").model
+        ends.append(model.stem.conv.weight)
+    assert not torch.equal(*ends)
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
+    assert len(runs) == 2  # as first trained, and anew
+    for run in runs:  # 5 steps and 2, behind one another
+        points = client.get_metric_history(run.info.run_id, "train_step/loss")
+        assert sorted(point.step for point in points) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_killed_in_the_validation_it_does_not_train_the_epoch_again(tiny_data, tmp_path, undisturbed):
+    project = project_with(tiny_data, tmp_path / "p", checkpoint_minutes=1e-9)
+    assert train(project, kill_at=STEPS // 2) == -signal.SIGKILL
+    folder = project / "results/tiny/v4d/main/checkpoints"
+    states = [torch.load(folder / name, weights_only=True) for name in ("last.pt", "epoch_0001.pt")]
+    assert [state["position"]["step"] for state in states] == [0, 0]
+    state = states[0]
+    state["position"] |= {"epoch": 0, "step": STEPS // 2, "history": [], "best": {}}
+    state["position"]["sums"] = [5.0, 4.0, 20.0, 0.0]
+    torch.save(state, folder / "last.pt")
+    assert train(project) == 0
+    weights, _ = outcome(project)
+    assert all(torch.equal(weights[name], value) for name, value in undisturbed[0].items())
 
 
 def test_a_finished_training_is_not_done_again(tiny_data, tmp_path):

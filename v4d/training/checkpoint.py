@@ -12,12 +12,15 @@ position in the training is all the state that generators need; see `loop.seed_s
 """
 
 import fcntl
+import itertools
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from v4d.errors import V4DError
 from v4d.models.saved import read_weights, write_weights
@@ -38,23 +41,32 @@ class CheckpointFolder:
         Raises:
             V4DError: another process holds it, e.g. one that outlived a killed workflow.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise V4DError(
-                    f"{self.folder} is being written by process {holder} "
-                    "(a training that outlived its workflow?); wait for it or end it"
-                ) from error
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise V4DError(f"cannot write in {self.folder}: {error.strerror}") from error
+        with lock:
+            self._take(lock)
             for leftover in self.folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
             yield
+
+    def _take(self, lock: TextIO) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise V4DError(
+                f"{self.folder} is being written by process {holder} "
+                "(a training that outlived its workflow?); wait for it or end it"
+            ) from error
+        except OSError as error:  # a file system without locks
+            print(f"warning: no lock on {self.folder}: {error.strerror}", file=sys.stderr, flush=True)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} on {socket.gethostname()}")
+        lock.flush()
 
     def save(self, state: dict[str, Any], *, end_of_epoch: bool, best: bool) -> None:
         """Write `last.pt`, and at the end of an epoch its own file; prune the oldest."""
@@ -83,13 +95,21 @@ class CheckpointFolder:
             raise V4DError(f"{path} is no checkpoint of this version (format {FORMAT})")
         return state
 
-    def set_aside(self, name: str) -> Path:
-        """Move all states into a folder of their own and start afresh; nothing is deleted."""
-        target = self.folder / f"superseded-{name}"
+    @contextmanager
+    def set_aside(self, name: str) -> Iterator[Path]:
+        """Move all states into a folder of their own and start afresh; nothing is deleted.
+
+        `last.pt` goes when the block ends: a process that is killed before finds everything to do again.
+        """
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        targets = (self.folder / f"superseded-{each}" for each in names)
+        target = next(target for target in targets if not (target / "last.pt").exists())
         target.mkdir(exist_ok=True)
         for path in self.folder.glob("*.pt"):
-            shutil.move(path, target / path.name)
-        return target
+            if path.name != "last.pt":
+                path.replace(target / path.name)
+        yield target
+        (self.folder / "last.pt").replace(target / "last.pt")
 
 
 def check_identity(state: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:

@@ -1,7 +1,11 @@
 """The weights that a training stage starts from: `init` in the config."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from v4d.errors import V4DError
 from v4d.evaluation.checkpoint import load_any
@@ -11,7 +15,7 @@ from v4d.models.saved import read_weights
 
 
 def load_initial(model: VideoNet, source: str | Path, classes: Sequence[str]) -> str:
-    """Start from "imagenet", or from a file: a finished model, a released checkpoint, or a 2D ResNet.
+    """Start from "imagenet", or from a file: a finished model, a checkpoint, a released one, or a 2D ResNet.
 
     The classifier is taken over where the file's classes are these `classes`, a 4D block where the file has
     it with the same kernel; else they stay as they are made.
@@ -44,12 +48,33 @@ def load_initial(model: VideoNet, source: str | Path, classes: Sequence[str]) ->
     return " and ".join(words for part, words in parts.items() if any(part in name for name in left))
 
 
+def weights_digest(path: Path) -> str:
+    """Tells a file's weights from others, 16 hex digits: written anew, the same weights have the same.
+
+    Raises:
+        V4DError: no such file, or no readable one.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in _tensors(read_weights(path)):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value.detach()
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield from _tensors(value[key], f"{name}.{key}")
+
+
 def _is_2d(path: Path) -> bool:
-    """Whether a file holds neither a model of ours nor one of the authors': a bare ResNet, if anything."""
+    """Whether a file is neither ours nor the authors': a bare ResNet, if anything."""
     if path.suffix == ".pt2":
         return False
     content = read_weights(path)
-    if not isinstance(content, dict) or "architecture" in content:
+    if not isinstance(content, dict) or "architecture" in content or "identity" in content:
         return False
     tensors = content.get("state_dict", content)
     return not any(str(name).endswith("new_fc.weight") for name in tensors)

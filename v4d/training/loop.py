@@ -175,7 +175,7 @@ def train_epoch(
     steps = len(loader) // accumulate
     device = learner.ranks.device
     pending = torch.zeros(4, dtype=torch.float64, device=device)
-    seen: list[tuple[int, list[str], torch.Tensor]] = []
+    seen: list[tuple[float, int, list[str], torch.Tensor]] = []
     batches = prefetch(loader, device)
     while position.step < steps:
         group = list(islice(batches, accumulate))
@@ -184,10 +184,10 @@ def train_epoch(
         part = position.epoch + position.step / steps
         sums = learner.step(group, position.epoch, position.step, part)
         pending += sums
-        seen.append((position.step, [i for batch in group for i in batch.video_id if i], sums[0]))
+        seen.append((part, position.step, [i for batch in group for i in batch.video_id if i], sums[0]))
         position.step += 1
         if position.step % settings.log_steps == 0 or position.step == steps:
-            bad = _first_bad(seen, learner, part)
+            bad = _first_bad(seen, learner)
             flags = pending.new_tensor([float(stop.received), float(bad is not None)])
             *totals, stops, diverged = sum_over_ranks(learner.ranks, torch.cat([pending, flags])).tolist()
             if diverged:
@@ -197,10 +197,10 @@ def train_epoch(
             seen.clear()
 
 
-def _first_bad(seen: list[tuple[int, list[str], torch.Tensor]], learner: Learner, part: float) -> str | None:
+def _first_bad(seen: list[tuple[float, int, list[str], torch.Tensor]], learner: Learner) -> str | None:
     """A line on the first step whose loss is not finite."""
-    losses = torch.stack([loss for _, _, loss in seen]).tolist()
-    for (step, video_ids, _), loss in zip(seen, losses, strict=True):
+    losses = torch.stack([loss for *_, loss in seen]).tolist()
+    for (part, step, video_ids, _), loss in zip(seen, losses, strict=True):
         if not math.isfinite(loss):
             return (
                 f"loss is {loss} at step {step + 1} of epoch {int(part) + 1}, learning rate "

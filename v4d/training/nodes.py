@@ -30,7 +30,7 @@ def meeting(environ: Mapping[str, str], command: Sequence[str]) -> Meeting:
     """What the environment says; `command` tells two trainings of one Slurm job apart.
 
     Raises:
-        V4DError: no number, or several nodes and no place to meet.
+        V4DError: no number, several nodes and no place to meet, or several tasks a node.
     """
     source, count = next(
         (
@@ -44,6 +44,9 @@ def meeting(environ: Mapping[str, str], command: Sequence[str]) -> Meeting:
         raise V4DError(f"{source}={count}: a number of nodes is expected")
     if int(count) == 1:
         return Meeting(1, "localhost:0", uuid.uuid4().hex)
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", count)
+    if source == "SLURM_STEP_NUM_NODES" and tasks != count:
+        raise V4DError(f"{tasks} tasks on {count} nodes: start one a node (srun --ntasks-per-node=1)")
     digest = hashlib.sha256("\0".join([environ.get("SLURM_JOB_ID", ""), *command]).encode()).hexdigest()
     endpoint = _endpoint(environ, int(digest[:8], 16) % PORTS)
     if not endpoint:
@@ -63,7 +66,7 @@ def _endpoint(environ: Mapping[str, str], number: int) -> str:
 
 def first_node(nodes: str) -> str:
     """`gpu[03-05,9],login` -> `gpu03`: Slurm's short form of a list of hosts."""
-    found = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
-    if not found:
+    first = re.sub(r"\[(\w+)[^\]]*\]", r"\1", nodes).split(",")[0]
+    if not re.fullmatch(r"[\w.-]+", first):
         raise V4DError(f"SLURM_STEP_NODELIST={nodes}: no list of hosts; set V4D_RENDEZVOUS=HOST:PORT")
-    return "".join(part or "" for part in found.groups())
+    return first

@@ -110,6 +110,11 @@ class WeightAverage:
             else:
                 self.state[name].copy_(value)
 
+    def take(self, model: nn.Module) -> None:
+        """Go on from a network's weights and statistics."""
+        for name, value in model.state_dict().items():
+            self.state[name].copy_(value)
+
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], limit: float | None) -> torch.Tensor:
     """Scale gradients to a total norm of at most `limit`; the norm before, without waiting for the device."""

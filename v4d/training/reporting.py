@@ -25,23 +25,21 @@ class Reporter:
         self.run, self.tracker = run, tracker
         self.title = f"{run.model_config.name} {run.stage.name}"
         self.last = self.epoch_start = time.monotonic()
-        self.done_here = 0.0  # epochs trained by this process, for the time left
+        self.videos = 0.0  # of this epoch that this process has seen, which may have begun in its middle
         self.begun = time.monotonic()
         self.first = position.epoch + 0.0
         self.warned = False
 
     def started(self, model: VideoNet, position: Position) -> None:
         settings = self.run.settings
-        where = (
-            f"epoch {position.epoch + 1}, step {position.step + 1}"
-            if position.history or position.step
-            else ""
-        )
+        where = f"epoch {position.epoch + 1}, step {position.step + 1}"
+        if self._part(position) == 1:
+            where = f"the validation of epoch {position.epoch + 1}"
         self.say(
             f"{len(self.run.train_videos)} training and {len(self.run.val_videos)} validation videos, "
             f"{len(self.run.classes)} classes, batch {settings.batch_size} on "
             + ("1 process" if self.run.ranks.size == 1 else f"{self.run.ranks.size} processes")
-            + (f"; goes on at {where}" if where else "")
+            + (f"; goes on at {where}" if position.history or position.step else "")
         )
         self.epoch_start = self.last = self.begun = time.monotonic()
         self.first = position.epoch + self._part(position)
@@ -53,13 +51,13 @@ class Reporter:
         now = time.monotonic()
         seconds, self.last = now - self.last, now
         position.seconds += seconds
-        self.steps = steps
         loss, correct, videos, _ = totals
         part = position.epoch + position.step / steps
         lr = learner.lr(part - 1 / steps)
+        self.videos += videos
         self.tracker.log_metrics(
             {"train_step/loss": loss / max(videos, 1), "train_step/lr": lr},
-            step=(self.run.epoch_offset + position.epoch) * steps + position.step,
+            step=self.run.step_offset + position.epoch * steps + position.step,
             once=True,
         )
         left = (now - self.begun) / max(part - self.first, 1e-9) * (self.run.settings.epochs - part)
@@ -77,12 +75,13 @@ class Reporter:
         """The row of an epoch: printed, logged, kept for metrics.json."""
         loss, correct, videos, skipped = position.sums
         seconds = time.monotonic() - self.epoch_start
+        steps = len(loader) // self.run.settings.accumulate
         row = {
             "train/loss": loss / max(videos, 1),
             "train/top1": 100 * correct / max(videos, 1),
-            "train/lr": learner.lr(position.epoch + 1 - 1 / self.steps),
+            "train/lr": learner.lr(position.epoch + 1 - 1 / steps),
             **validation,
-            "perf/videos_per_second": videos / max(self.last - self.epoch_start, 1e-9),
+            "perf/videos_per_second": self.videos / max(self.last - self.epoch_start, 1e-9),
             "perf/data_wait_fraction": loader.data_wait_fraction,
         }
         if skipped:
@@ -92,6 +91,7 @@ class Reporter:
         for line in epoch_table(position.history, self.run.settings.epochs):
             self.say(line)
         self.epoch_start = self.last = time.monotonic()
+        self.videos = 0.0
 
     def say(self, text: str) -> None:
         if self.run.ranks.is_main:

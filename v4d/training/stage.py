@@ -1,6 +1,7 @@
 """One training stage of a model, from the data set to `final.pt`: builds, resumes, runs, records."""
 
 import dataclasses
+import functools
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,8 +21,8 @@ from v4d.models.network import VideoNet
 from v4d.models.saved import save_model
 from v4d.tracking import Tracker, forget_stages, open_tracker
 from v4d.training.checkpoint import CheckpointFolder, check_identity
-from v4d.training.distributed import Ranks, barrier
-from v4d.training.initial import load_initial
+from v4d.training.distributed import Ranks, any_rank, barrier
+from v4d.training.initial import load_initial, weights_digest
 from v4d.training.loop import Diverged, Learner, Position, Preempted, StopSignal, train_epoch
 from v4d.training.precise_bn import measure_statistics
 from v4d.training.reporting import Reporter
@@ -50,7 +51,9 @@ class StageRun:
         }
         earlier = self.model_config.stages[: self.model_config.stages.index(self.stage)]
         self.earlier_stages = [stage.name for stage in earlier]
+        # Where this stage's curves begin: behind those of the stages before it.
         self.epoch_offset = sum(stage.training.epochs for stage in earlier)
+        self.step_offset = sum(stage.training.epochs * steps_an_epoch(config, stage) for stage in earlier)
 
     def run(self) -> None:
         """Train to the end and write `final.pt` and `metrics.json`.
@@ -88,8 +91,8 @@ class StageRun:
 
     def _set_aside(self, state: dict[str, Any]) -> None:
         changed = [k for k, v in self._settings().items() if state["settings"].get(k) != v]
-        aside = self.checkpoints.set_aside(configs.sha(state["settings"])[:8])
-        forget_stages(self.state_file, set(self.earlier_stages), aside)
+        with self.checkpoints.set_aside(configs.sha(state["settings"])[:8]) as aside:
+            forget_stages(self.state_file, set(self.earlier_stages), aside)
         print(f"settings have changed ({', '.join(changed)}): trains anew, the old state is in {aside}")
 
     def _settings(self) -> dict[str, Any]:
@@ -98,7 +101,18 @@ class StageRun:
         for key in ("workers", "log_steps", "checkpoint_minutes", "keep_checkpoints", "gpus", "processes"):
             del plain["training"][key]
         training = plain.pop("training")
-        return plain | training | {"seed": self.config.seed}
+        return plain | training | {"seed": self.config.seed} | self._initial_digest
+
+    @functools.cached_property
+    def _initial_digest(self) -> dict[str, str]:
+        """Where the stage before was trained anew, or a file replaced, this stage starts anew too."""
+        source = self._initial_weights()
+        return {"initial_weights": weights_digest(source)} if isinstance(source, Path) else {}
+
+    def _initial_weights(self) -> str | Path:
+        if self.stage.init == "previous":
+            return self.folder.parent / self.earlier_stages[-1] / "final.pt"
+        return self.stage.init if self.stage.init in ("imagenet", "scratch") else Path(self.stage.init)
 
     @property
     def state_file(self) -> Path:
@@ -113,11 +127,9 @@ class StageRun:
         return model.to(self.ranks.device)
 
     def _initialise(self, model: VideoNet) -> None:
-        source: str | Path = self.stage.init
+        source = self._initial_weights()
         if source == "scratch":
             return
-        if source == "previous":
-            source = self.folder.parent / self.earlier_stages[-1] / "final.pt"
         new = load_initial(model, source, self.classes)
         if self.ranks.is_main:
             print(f"starts from {source}" + (f"; new: {new}" if new else ""), flush=True)
@@ -136,6 +148,8 @@ class StageRun:
                     -self.settings.precise_bn_videos * self.settings.accumulate // self.settings.batch_size
                 )
                 measure_statistics(model, self._train_loader(), self.ranks, batches)
+                if learner.average is not None:  # what is validated is what is kept
+                    learner.average.take(model)
             numbers = validate(model, validation, self.ranks, len(self.val_videos), self.settings.precision)
             best = numbers["val/top1"] > position.best.get("val/top1", -1.0)
             if best:
@@ -145,7 +159,7 @@ class StageRun:
             position.step, position.sums = 0, [0.0] * 4
             if self.ranks.is_main:
                 self.checkpoints.save(self._state(learner, position), end_of_epoch=True, best=best)
-            if stop.received and position.epoch < self.settings.epochs:
+            if any_rank(self.ranks, stop.received) and position.epoch < self.settings.epochs:
                 raise Preempted
 
     def _train_one_epoch(
@@ -165,16 +179,12 @@ class StageRun:
                 position.sums = [a + b for a, b in zip(position.sums, totals, strict=True)]
                 reporter.steps_done(position, steps, totals, loader, learner)
                 minutes = (time.monotonic() - saved) / 60
-                unfinished = position.step < steps
-                if (
-                    self.ranks.is_main
-                    and unfinished
-                    and (stops or minutes >= self.settings.checkpoint_minutes)
-                ):
+                # Behind the last step too: the validation may take long.
+                if self.ranks.is_main and (stops or minutes >= self.settings.checkpoint_minutes):
                     state = self._state(learner, position)
                     self.checkpoints.save(state, end_of_epoch=False, best=False)
                     saved = time.monotonic()
-                if stops and unfinished:
+                if stops:
                     barrier(self.ranks)
                     raise Preempted
         except Diverged as error:
@@ -328,6 +338,11 @@ def architecture(stage: StageConfig, num_classes: int) -> dict[str, Any]:
     """The arguments of `create_model` for a stage."""
     keys = ("arch", "units", "frames", "preset", "blocks", "kernel", "dropout")
     return {key: _plain(getattr(stage, key)) for key in keys} | {"num_classes": num_classes}
+
+
+def steps_an_epoch(config: Config, stage: StageConfig) -> int:
+    """Optimiser steps of an epoch; see `TrainPlan`."""
+    return -(-len(records(config, stage.training.split)) // stage.training.batch_size)
 
 
 def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str], processes: int) -> None:
