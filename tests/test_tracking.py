@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -183,6 +184,65 @@ def test_a_stage_trained_anew_begins_a_run_that_keeps_the_earlier_stages(tmp_pat
     client = MlflowClient(settings.tracking.uri)
     steps = {r: sorted(p.step for p in client.get_metric_history(r, "train/loss")) for r in (first, second)}
     assert first != second and steps == {first: list(range(9)), second: list(range(7))}
+
+
+def test_what_forgetting_was_killed_at_is_forgotten_the_next_time(tmp_path):
+    """Between any two of its writes; what lies aside stays as it was first."""
+    path, aside = state_file(tmp_path), tmp_path / "aside"
+    lines = [json.dumps({"stage": s, "kind": "metric", "key": "k", "step": n}) for n, s in enumerate("ab")]
+    whole, kept = "\n".join(lines) + "\n", lines[0] + "\n"
+    for done in range(3):
+        shutil.rmtree(tmp_path / "results", ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        path.parent.mkdir(parents=True)
+        aside.mkdir()
+        journal = path.with_name("tracking.jsonl")
+        journal.write_text(whole)
+        if done < 2:
+            path.write_text('{"run_id": "r"}')
+        if done > 0:
+            (aside / journal.name).write_text(whole)
+            (aside / path.name).write_text('{"run_id": "r"}')
+        forget_stages(path, {"a"}, aside)
+        assert journal.read_text() == kept and not path.exists()
+        assert (aside / journal.name).read_text() == whole
+        assert json.loads((aside / path.name).read_text()) == {"run_id": "r"}
+        path.write_text('{"run_id": "new"}')
+        forget_stages(path, {"a"}, aside)  # nothing is there to forget: the run goes on
+        assert json.loads(path.read_text()) == {"run_id": "new"}
+
+
+def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatch):
+    """And one with a character that ends lines elsewhere is one line."""
+    monkeypatch.chdir(tmp_path)
+    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        tracker.set_tags({"title": "one\u2028line\x85"})
+    journal = state_file(tmp_path).with_name("tracking.jsonl")
+    entry = '{"kind": "tag", "key": "late", "value": "whole"}\n'
+    with journal.open("a") as file:
+        file.write(entry[:20])
+        file.flush()
+        assert sync(settings) == []
+        file.write(entry[20:])
+    assert sync(settings) == ["v4d"]
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        tags = MlflowClient(settings.tracking.uri).get_run(tracker.run_id).data.tags
+    assert tags["late"] == "whole" and tags["title"] == "one\u2028line\x85"
+
+
+def test_system_metrics_go_to_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    settings = config(f"sqlite:///{tmp_path}/elsewhere.db")
+    client = MlflowClient(settings.tracking.uri)
+    deadline = time.monotonic() + 60
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        tracker.start_system_metrics()
+        while not any(key.startswith("system/") for key in client.get_run(tracker.run_id).data.metrics):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_four_processes_on_one_fresh_database(tmp_path):

@@ -94,11 +94,16 @@ def forget_stages(state_file: Path, keep: set[str], aside: Path) -> None:
     other. The old journal and the old run's id move to the folder `aside`; the old run stays in MLflow.
     """
     journal = state_file.with_name(JOURNAL)
-    kept = [entry for entry in _read_journal(journal) if entry.get("stage") in keep and keep]
-    for path in (state_file, journal):
-        if path.exists():
-            path.replace(aside / path.name)
-    if kept:
+    entries = _read_journal(journal)
+    kept = [entry for entry in entries if entry.get("stage") in keep]
+    if entries and len(kept) == len(entries):
+        return
+    for path in (journal, state_file):
+        if path.exists() and not (aside / path.name).exists():
+            write_text(aside / path.name, path.read_text(encoding="utf-8"))
+    # Killed before the last line, it is all done again.
+    state_file.unlink(missing_ok=True)
+    if entries:
         write_text(journal, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
 
 
@@ -109,6 +114,7 @@ class MlflowTracker(Tracker):
         self.stage = stage
         self.pusher = Pusher(settings, run_name, Path(state_file))
         self.journal_file = self.pusher.journal_file
+        _mend(self.journal_file)
         self._known = {
             (entry["key"], entry["step"])
             for entry in _read_journal(self.journal_file)
@@ -156,7 +162,9 @@ class MlflowTracker(Tracker):
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         with contextlib.suppress(Exception):  # a machine whose counters cannot be read is no reason to stop
-            self._monitor = SystemMetricsMonitor(self.run_id, resume_logging=True)
+            self._monitor = SystemMetricsMonitor(
+                self.run_id, resume_logging=True, tracking_uri=self.pusher.uri
+            )
             self._monitor.start()
 
     def close(self, status: str = "FINISHED") -> None:
@@ -199,7 +207,6 @@ class Pusher:
         self.settings, self.uri, self.run_name, self.state_file = settings, settings.uri, run_name, state_file
         self.journal_file = state_file.with_name(JOURNAL)
         self.journal_file.parent.mkdir(parents=True, exist_ok=True)
-        _mend(self.journal_file)
         state = read_json(state_file) if state_file.exists() else {}
         if state.get("uri", self.uri) != self.uri:  # another server knows nothing of the old run
             state = {}
@@ -216,7 +223,12 @@ class Pusher:
             self._open_run()
 
     def pending(self) -> bool:
-        return self.journal_file.exists() and self.journal_file.stat().st_size > self.offset
+        """Whether there is a whole line more. A torn one is one that is being written, or a kill left it."""
+        if not self.journal_file.exists():
+            return False
+        with self.journal_file.open("rb") as journal:
+            journal.seek(self.offset)
+            return journal.readline().endswith(b"\n")
 
     def push(self) -> None:
         """Send everything that the journal holds; a failure is a warning, once, and a later try."""
@@ -407,7 +419,8 @@ def _log_model(uri: str, run_id: str, path: Path) -> None:
 def _read_journal(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(), which knows more ends of lines than JSON does.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _mend(path: Path) -> None:
