@@ -11,9 +11,11 @@ from matplotlib.image import imread
 
 from v4d.cli import main
 from v4d.data.batch import normalise
-from v4d.evaluation.explain import activation_maps, covering_combinations, unit_logits
+from v4d.evaluation.explain import Maps, activation_maps, covering_combinations, unit_logits
 from v4d.evaluation.inference import unit_sections
+from v4d.evaluation.predict import Predictor
 from v4d.models import create_model
+from v4d.report.maps import _bars, contact_sheet, overlaid
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
@@ -56,6 +58,40 @@ def test_covering_combinations_hold_every_unit_and_are_ones_of_algorithm_1(units
     )
 
 
+def test_more_units_than_the_networks_own_have_each_what_it_says_by_itself():
+    """Where no unit knows of another, whatever they are shown with."""
+    torch.manual_seed(0)
+    model = create_model("i3ds_tiny", num_classes=5, units=2, frames=2).eval()
+    torch.nn.init.normal_(model.fc.weight)
+    x = torch.randn(1, 5, 3, 2, 32, 32)
+    alone = torch.cat([model(x[:, [unit, unit]]) for unit in range(5)]).detach()
+    torch.testing.assert_close(unit_logits(model, x), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_red_is_for_a_class_and_blue_against_it_on_one_scale():
+    contributions = torch.zeros(2, 2, 2, 2)
+    contributions[0, 0, 0, 0], contributions[1, 1, 1, 1] = 4.0, -2.0
+    maps = Maps(contributions, bias=0.5, logit=2.5)
+    frames = np.full((2, 2, 32, 32, 3), 128, np.uint8)
+    pictures = overlaid(frames, maps).astype(int)
+    redness = pictures[..., 0] - pictures[..., 2]
+    assert redness[0, 0, 4, 4] > 30 and redness[1, 1, 28, 28] < -20
+    assert abs(redness[0, 0, 4, 4]) > abs(redness[1, 1, 28, 28])
+    assert not redness[0, 1].any() and not redness[1, 0].any()
+
+    sheet = contact_sheet(frames, maps, "title", np.array([[0.0, 0.5], [1.0, 1.5]]))
+    bars = [axes.patches[0] for axes in sheet.axes if axes.patches]
+    assert [bar.get_width() for bar in bars] == [4, -2]
+    assert [bar.get_facecolor()[0] > bar.get_facecolor()[2] for bar in bars] == [True, False]
+    titles = [axes.get_title() for axes in sheet.axes]
+    assert titles == ["unit 1: +4.00", "0.00 s", "0.50 s", "unit 2: -2.00", "1.00 s", "1.50 s"]
+
+    bars = _bars(np.array([4.0, -2.0]), current=0, width=40).astype(int)
+    up, down = bars[5, 10], bars[22, 30]
+    assert up[0] > up[2] and down[0] < down[2]
+    assert (bars[30, 10] == 255).all() and (bars[5, 30] == 255).all()
+
+
 def test_the_command_writes_a_sheet_and_a_video(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = made.colour_model()
@@ -75,6 +111,11 @@ def test_the_command_writes_a_sheet_and_a_video(tmp_path, monkeypatch, capsys):
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 2 * 3  # the network's own units and frames
     assert np.ptp(frames[0].astype(int), axis=(0, 1)).max() > 50
+
+    seen = Predictor.load("colour.pt").explain(Path("red.mp4"))
+    assert seen.rate == 10  # every second frame of 20 a second
+    np.testing.assert_allclose(np.diff(seen.seconds, axis=1), 0.1)
+    assert seen.seconds[0, 0] == 0 and 0.5 < seen.seconds[1, 0] < 2
 
     for words, message in {
         ("--out", "maps.txt"): "maps.txt: write a contact sheet (.png",

@@ -141,11 +141,15 @@ def test_text_and_a_timeline_of_what_each_unit_says(capsys):
     assert len(lines) == 5
     assert imread("line.png").std() > 0.05
 
+    (fewest,) = Predictor.load("colour.pt", units=1).predict([Path("halves.mp4")], evidence=True)
+    assert len(fewest.evidence.seconds) == 2  # the network's own
     (prediction,) = Predictor.load("colour.pt").predict([Path("halves.mp4")], evidence=True)
     evidence = prediction.evidence
     assert evidence.probabilities.argmax(1).tolist() in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
     np.testing.assert_allclose(evidence.probabilities.sum(1), 1, atol=1e-5)
     assert (np.diff(evidence.seconds) > 0.5).all()
+    assert (evidence.seconds > 0).all() and 3 < evidence.seconds[-1] < 4  # of four
+    assert evidence.span == pytest.approx(3 * 2 / 20)  # three frames, every second one, 20 a second
     assert evidence.pictures[0].mean((0, 1)).argmax() == 0
     assert evidence.pictures[-1].mean((0, 1)).argmax() == 1
 
