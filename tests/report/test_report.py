@@ -17,10 +17,13 @@ from matplotlib.image import imread
 
 from v4d import config as configuration
 from v4d.cli import main
+from v4d.data.sampling import eval_indices
+from v4d.data.shards import ShardReader
 from v4d.report import facts, plots
 from v4d.report.canvas import save
 from v4d.report.facts import cost_table, without_user
 from v4d.report.page import TEMPLATE_FOLDER
+from v4d.report.samples import jpeg_address, samples, thumbnails
 
 TABLES = 8
 """Models, significance, confused classes of three models, data set, time, origin."""
@@ -199,6 +202,28 @@ def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkey
     assert "unit 1" not in [image.get("alt") for image in parts.all("img")]
 
 
+def test_samples_are_right_ones_and_the_worst_wrong_ones_as_the_network_saw_them(project, monkeypatch):
+    monkeypatch.chdir(project)
+    config = configuration.load("config.yaml")
+    folder = Path("results/hand/random/test")
+    result = json.loads((folder / "metrics.json").read_text())
+    right, wrong = samples(config, "random", result, tested_project.made.NASTY_CLASSES)
+    table = pd.read_parquet(folder / "predictions.parquet").set_index("video_id")
+    mistakes = table[table["label_rank"] > 0].sort_values("confidence", ascending=False, kind="stable")
+    assert [video.video_id for video in wrong] == list(mistakes.index[:3])
+    assert all(table.loc[video.video_id, "label_rank"] == 0 and video.right for video in right) and right
+    for video in wrong:
+        assert not video.right and video.best[0][0] != video.label
+        assert video.best[0][1] == pytest.approx(100 * mistakes.loc[video.video_id, "confidence"])
+
+    name = table.index[table.index.str.startswith("video-")][0]  # one that moves
+    shard = Path("data/colours/frames/val") / f"{table.loc[name, 'part']}.lmdb"
+    frames = eval_indices(40, 5, 3, 2)[:, 1]
+    expected = [jpeg_address(picture) for picture in ShardReader(shard).frames(name, frames)]
+    assert thumbnails(shard, name, result, centred=False) == expected
+    assert len(set(expected)) == 5
+
+
 def test_runs_on_a_server_are_links(project, tmp_path, monkeypatch):
     """What the links of a real server are: tests/test_tracking.py."""
     folder = tmp_path / "linked"
@@ -247,7 +272,7 @@ def test_names_of_classes_are_text_and_a_plot_of_a_model_that_is_gone_goes(proje
     assert not Path("results/hand/plots/training_gone.svg").exists()
 
 
-def test_memory_of_training_and_test_is_what_snakemake_measured(project, tmp_path, monkeypatch):
+def test_time_and_memory_are_what_stages_and_snakemake_measured(project, tmp_path, monkeypatch):
     folder = tmp_path / "measured"
     shutil.copytree(project, folder)
     monkeypatch.chdir(folder)
@@ -255,6 +280,16 @@ def test_memory_of_training_and_test_is_what_snakemake_measured(project, tmp_pat
         benchmark = Path("results/hand/benchmarks") / f"{name}.tsv"
         benchmark.parent.mkdir(parents=True)
         benchmark.write_text("s\th:m:s\tmax_rss\n30.1\t0:00:30\t2048.0\n")
-    costs = cost_table(configuration.load("config.yaml")).set_index("stage")["peak_memory_gb"]
-    assert costs["train staged: last"] == costs["test colour"] == 2
-    assert costs[["train staged: first", "test random"]].isna().all()
+    parts = Path("data/colours/benchmarks/clips/val")
+    parts.mkdir(parents=True)
+    for number, memory in enumerate((1024, "-")):  # a job too short to be measured
+        row = f"s\tmax_rss\tcpu_time\n1800\t{memory}\t3600\n"
+        (parts / f"part_{number}.tsv").write_text(row)
+    costs = cost_table(configuration.load("config.yaml")).set_index("stage")
+    memory = costs["peak_memory_gb"]
+    assert memory["train staged: last"] == memory["test colour"] == 2
+    assert memory[["train staged: first", "test random"]].isna().all()
+    clips = costs.loc["data: clips"]
+    assert (clips["jobs"], clips["hours"], clips["device_hours"], clips["peak_memory_gb"]) == (2, 1, 2, 1)
+    first = costs.loc["train staged: first"]  # 15 seconds, two processes
+    assert (first["hours"], first["device_hours"]) == pytest.approx((15 / 3600, 30 / 3600))
