@@ -16,7 +16,7 @@ from tested_project import made
 from v4d import config as configuration
 from v4d.cli import main
 from v4d.evaluation import stage
-from v4d.report.comparison import Comparison, markdown, with_published
+from v4d.report.comparison import Comparison, markdown, markdown_table, with_published
 from v4d.report.published import published_dataset, published_results
 
 COLUMNS = (
@@ -49,6 +49,25 @@ def test_a_row_a_model_with_the_numbers_of_its_test(project, capsys):
     printed = capsys.readouterr().out
     assert printed.strip() == Path("results/hand/comparison.md").read_text().strip()
     assert "published" not in printed.lower()  # nobody published on this data set
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("parameters", 907_316, "0.91 M"),
+        ("gmac", 285.34, "285.3"),
+        ("gmac", 0.1339, "0.134"),
+        ("p_value", 0.00001, "< 0.0001"),
+        ("p_value", 0.0156, "0.0156"),
+        ("top1", 77.44, "77.4"),
+        ("videos", 160.0, "160"),
+        ("top1_units_reversed", np.nan, ""),
+        ("preset", None, ""),
+    ],
+)
+def test_numbers_for_a_reader(column, value, text):
+    table = pd.DataFrame({"model": ["a | b"], column: [value]})
+    assert markdown_table(table).splitlines()[2] == f"| a \\| b | {text} |"
 
 
 def test_mcnemar_between_every_two_models_on_the_same_videos(project):

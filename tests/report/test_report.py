@@ -13,16 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import tested_project
+from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.image import imread
 
 from v4d import config as configuration
 from v4d.cli import main
 from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
-from v4d.report import facts, plots
+from v4d.report import curves, facts, plots
 from v4d.report.canvas import save
+from v4d.report.comparison import compare
 from v4d.report.facts import cost_table, without_user
-from v4d.report.page import TEMPLATE_FOLDER
+from v4d.report.page import TEMPLATE_FOLDER, accuracy_rows
 from v4d.report.samples import jpeg_address, samples, thumbnails
 
 TABLES = 8
@@ -200,6 +202,28 @@ def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkey
     assert "The frames are no longer there" in parts.text
     assert "MLflow runs" not in parts.text
     assert "unit 1" not in [image.get("alt") for image in parts.all("img")]
+
+
+def test_curves_and_bars_are_the_numbers(project, monkeypatch):
+    monkeypatch.chdir(project)
+    folder = Path("results/hand/staged")
+    stages = [json.loads((folder / name / "metrics.json").read_text()) for name in ("first", "last")]
+    loss = curves.training_curves(stages).axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in loss.get_lines()}
+    epochs = [epoch for stage in stages for epoch in stage["epochs"]]
+    for name, key in {"training": "train/loss", "validation": "val/loss"}.items():
+        assert lines[name] == [epoch[key] for epoch in epochs]
+
+    comparison = compare(configuration.load("config.yaml"))
+    axes = plots.accuracies(accuracy_rows(comparison)).axes[0]
+    (bars,), errors = (
+        [c for c in axes.containers if isinstance(c, kind)] for kind in (BarContainer, ErrorbarContainer)
+    )
+    results = comparison.results.values()
+    assert [bar.get_width() for bar in bars] == [result["top1"] for result in results]
+    for error, result in zip(errors, results, strict=True):
+        low, high = error.lines[2][0].get_segments()[0][:, 0]
+        assert [low, high] == pytest.approx(result["top1_interval"])
 
 
 def test_samples_are_right_ones_and_the_worst_wrong_ones_as_the_network_saw_them(project, monkeypatch):
