@@ -152,7 +152,9 @@ def test_the_mode_is_put_back_and_dropout_is_off():
 
 
 @pytest.mark.parametrize(
-    "wrap", [torch.compile, nn.DataParallel, lambda m: nn.DataParallel(torch.compile(m))], ids=str
+    "wrap",
+    [torch.compile, nn.DataParallel, lambda m: nn.DataParallel(torch.compile(m))],
+    ids=["compiled", "parallel", "both"],
 )
 def test_a_wrapped_network_gives_the_same(wrap):
     model = network()
