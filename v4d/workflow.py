@@ -63,6 +63,16 @@ def cores(workflow: Any) -> int:
         return 1
 
 
+def share_of_cores(workflow: Any, gpus: int) -> int:
+    """Threads of a job: all cores, or those that go with its GPUs where `--resources gpu=N` offers more.
+
+    A job with all cores would be alone on the machine, and the other GPUs idle.
+    """
+    offered = workflow.global_resources.get("gpu")
+    total = getattr(offered, "value", offered)
+    return max(1, cores(workflow) * min(gpus, total) // total) if total else cores(workflow)
+
+
 def parts(config: Config) -> dict[str, list[str]]:
     """The parts of each split, known before anything has run."""
     return {split: annotations.part_names(config.dataset, split) for split in config.dataset.splits}

@@ -77,6 +77,16 @@ def test_the_stages_are_one_curve_of_one_run(staged):
     assert {f"{name}/crop.size" for name in NAMES} <= run.data.params.keys()
 
 
+@pytest.mark.parametrize(("gpus", "threads"), [(2, 1), (1, 2)])
+def test_jobs_that_leave_gpus_leave_cores_for_others(staged, gpus, threads):
+    """Of 2 cores; a job asks for one GPU."""
+    words = ("-n", "--resources", f"gpu={gpus}", "--force", "--", "results/tiny/v4d/tsn/final.pt")
+    planned = snakemake(staged, *words)
+    (job,) = [text for text in planned.split("rule ") if text.startswith("train:")]
+    assert re.findall(r"threads: (\d+)", job) == ([str(threads)] if threads > 1 else [])
+    assert "gpu=1" in job
+
+
 def with_stage(number: int, **training) -> dict:
     """The config with other training settings of one stage."""
     document = copy.deepcopy(STAGED)

@@ -41,7 +41,10 @@ rule test:
         f"{RESULTS}/benchmarks/test/{{model}}.tsv"
     conda:
         ENVIRONMENT
-    threads: CORES
+    threads:
+        lambda wildcards: v4d_workflow.share_of_cores(
+            workflow, v4d_workflow.gpus(CONFIG, wildcards.model)
+        )
     resources:
         gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model),
     params:

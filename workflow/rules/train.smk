@@ -35,7 +35,10 @@ rule train:
         f"{RESULTS}/benchmarks/train/{{model}}/{{stage}}.tsv"
     conda:
         ENVIRONMENT
-    threads: CORES
+    threads:
+        lambda wildcards: v4d_workflow.share_of_cores(
+            workflow, v4d_workflow.gpus(CONFIG, wildcards.model, wildcards.stage)
+        )
     resources:
         gpu=lambda wildcards: v4d_workflow.gpus(
             CONFIG, wildcards.model, wildcards.stage
