@@ -19,6 +19,7 @@ from v4d.config import Config
 from v4d.errors import V4DError
 from v4d.report.facts import run_links
 from v4d.tracking import Tracker, forget_stages, open_tracker, sync
+from v4d.training.loop import Preempted
 
 STEPS = 40
 
@@ -229,6 +230,21 @@ def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatc
     with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
         tags = MlflowClient(settings.tracking.uri).get_run(tracker.run_id).data.tags
     assert tags["late"] == "whole" and tags["title"] == "one\u2028line\x85"
+
+
+@pytest.mark.parametrize(("error", "status"), [(Preempted, "KILLED"), (RuntimeError, "FAILED")])
+def test_a_run_is_called_what_it_ended_as_until_it_goes_on(tmp_path, monkeypatch, error, status):
+    monkeypatch.chdir(tmp_path)
+    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    client = MlflowClient(settings.tracking.uri)
+    with (
+        pytest.raises(error),
+        open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker,
+    ):
+        raise error
+    assert client.get_run(tracker.run_id).info.status == status
+    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        assert client.get_run(tracker.run_id).info.status == "RUNNING"
 
 
 def test_system_metrics_go_to_the_run(tmp_path, monkeypatch):

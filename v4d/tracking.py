@@ -69,7 +69,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
-        self.close("RUNNING" if kind is None else "FAILED")
+        self.close("RUNNING" if kind is None else getattr(kind, "run_status", "FAILED"))
 
 
 def open_tracker(config: Config, run_name: str, *, state_file: Path, stage: str = "") -> Tracker:

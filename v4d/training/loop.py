@@ -37,6 +37,9 @@ from v4d.training.optim import (
 class Preempted(Exception):
     """The machine wants its place back; the state has been saved."""
 
+    run_status = "KILLED"
+    """What the tracker calls a run that ends so, until it goes on."""
+
 
 class Diverged(V4DError):
     """The loss is not finite."""
