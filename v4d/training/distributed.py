@@ -66,8 +66,12 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
 
     Returns:
         0, or the exit code of the first process that failed. A process that fails takes the others down.
+
+    Raises:
+        V4DError: the nodes do not find or have lost one another, or there are too few GPUs.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     place = meeting(os.environ, [module, *argv])
@@ -102,6 +106,9 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
         if code < 0:
             print(f"{module}: rank {rank} was killed by {signal.Signals(-code).name}", file=sys.stderr)
         return code if 0 < code < 126 else 1
+    except RendezvousError as error:  # also when the node that the others meet at is gone
+        why = str(error).partition(". ")[0]
+        raise V4DError(f"{place.nodes} nodes at {place.endpoint} did not stay together: {why}") from error
     except Exception as error:
         if type(error).__name__ == "SignalException":  # Ctrl-C: torch has ended the processes
             return 130
