@@ -129,7 +129,7 @@ def make_clip(path: Path, settings: ClipsConfig) -> Clip:
         finished = run_ffmpeg(command, timeout=settings.timeout, pass_fds=[output])
         if finished.code != 0:  # what the clips stage said of it, or that it is nothing either could read
             unknown = UNKNOWN_CONTAINER in clip.reason and UNKNOWN_CONTAINER in " ".join(finished.complaints)
-            reason = "no video, or in a container that is not read here (no playlists, no pictures)"
+            reason = "no video, or in a container that is not read here (playlists never are)"
             return dataclasses.replace(clip, reason=reason) if unknown else clip
         return transcode(output, settings)
 

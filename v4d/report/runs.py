@@ -37,8 +37,9 @@ def compare_runs(
         V4DError: MLflow does not answer or is not installed, a run or experiment is unknown, or none of
             the runs was tested.
     """
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():  # MLflow would make one
-        raise V4DError(f"{uri}: no such database: {uri.removeprefix(SQLITE)}")
+    database = Path(uri.removeprefix(SQLITE).partition("?")[0])
+    if uri.startswith(SQLITE) and not database.is_file():  # MLflow would make one
+        raise V4DError(f"{uri}: no such database: {database}")
     run_ids = list(dict.fromkeys(run_ids or ()))
     try:
         client = mlflow_client(uri)
