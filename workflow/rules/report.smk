@@ -52,7 +52,9 @@ rule report:
             f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
         ),
         plots=report(
-            directory(f"{RESULTS}/plots"),  # which there are depends on models and tests
+            directory(
+                f"{RESULTS}/plots"
+            ),  # which there are depends on models and tests
             patterns=["{figure}.svg"],
             caption="../report/plots.rst",
             category="Plots",
