@@ -18,7 +18,7 @@ from v4d import config as configs
 from v4d.data.loader import VideoRecord
 from v4d.errors import V4DError
 from v4d.training.distributed import PREEMPTED, process_group, processes_for
-from v4d.training.stage import check_data
+from v4d.training.feeding import check_data
 from v4d.training.worker import Outliving
 
 

@@ -16,6 +16,7 @@ from v4d.files import read_json
 from v4d.models import create_model, freeze
 from v4d.models.saved import load_model
 from v4d.training.distributed import Ranks
+from v4d.training.feeding import validation_batches
 from v4d.training.loop import Learner, seed_step
 from v4d.training.precise_bn import measure_statistics
 from v4d.training.reporting import epoch_table
@@ -150,7 +151,8 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny, monkeypa
     assert any(not torch.equal(final[name], value) for name, value in state["model"].items())
     monkeypatch.chdir(tiny)
     run = StageRun(configs.load("config.yaml"), "v4d", "main", ALONE)
-    numbers = validate(load_model(stage_folder / "final.pt").model, run._val_loader(), ALONE, 10)
+    batches = validation_batches(run.stage, run.val_videos, ALONE)
+    numbers = validate(load_model(stage_folder / "final.pt").model, batches, ALONE, 10)
     told = read_json(stage_folder / "metrics.json")["epochs"][-1]
     assert numbers["val/loss"] == pytest.approx(told["val/loss"], rel=1e-6)
 

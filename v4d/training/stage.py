@@ -11,10 +11,9 @@ import torch
 
 from v4d import config as configs
 from v4d.config import Config, StageConfig
-from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, train_loader
+from v4d.data.loader import Loader
 from v4d.data.manifest import class_names, dataset_info, records
 from v4d.environment import git_sha, hardware, packages
-from v4d.errors import V4DError
 from v4d.files import write_json, write_text
 from v4d.models import create_model, freeze, gmac, parameter_count
 from v4d.models.network import VideoNet
@@ -22,6 +21,7 @@ from v4d.models.saved import save_model
 from v4d.tracking import Tracker, forget_stages, open_tracker
 from v4d.training.checkpoint import CheckpointFolder, check_identity
 from v4d.training.distributed import Ranks, any_rank, barrier
+from v4d.training.feeding import check_data, steps_an_epoch, training_batches, validation_batches
 from v4d.training.initial import load_initial, weights_digest
 from v4d.training.loop import Diverged, Learner, Position, Preempted, StopSignal, train_epoch
 from v4d.training.precise_bn import measure_statistics
@@ -137,7 +137,7 @@ class StageRun:
     def _train(self, learner: Learner, position: Position, reporter: "Reporter") -> None:
         stop = StopSignal()
         loader = self._train_loader()
-        validation = self._val_loader()
+        validation = validation_batches(self.stage, self.val_videos, self.ranks)
         if position.epoch < self.settings.epochs:
             reporter.started(learner.model, position)
         while position.epoch < self.settings.epochs:
@@ -161,6 +161,9 @@ class StageRun:
                 self.checkpoints.save(self._state(learner, position), end_of_epoch=True, best=best)
             if any_rank(self.ranks, stop.received) and position.epoch < self.settings.epochs:
                 raise Preempted
+
+    def _train_loader(self) -> Loader:
+        return training_batches(self.stage, self.train_videos, self.ranks, self.config.seed)
 
     def _train_one_epoch(
         self,
@@ -293,82 +296,11 @@ class StageRun:
             tracker.start_system_metrics()
         return tracker
 
-    def _train_loader(self) -> Loader:
-        per_rank = self.settings.batch_size // (self.ranks.size * self.settings.accumulate)
-        return train_loader(
-            self.train_videos,
-            units=self.stage.units,
-            frames=self.stage.frames,
-            frame_stride=self.stage.frame_stride,
-            crop=self.settings.crop,
-            batch_size=per_rank,
-            accumulate=self.settings.accumulate,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
-            workers=self._workers(),
-            seed=self.config.seed,
-            bad_frames=self.settings.bad_frames,
-            locality=self.settings.locality,
-            decode_on=self.settings.decode_on,
-        )
-
-    def _val_loader(self) -> Loader:
-        return eval_loader(
-            self.val_videos,
-            units=self.stage.units,
-            frames=self.stage.frames,
-            frame_stride=self.stage.frame_stride,
-            crop_size=self.settings.crop.size,
-            views_axis=False,
-            batch_size=max(1, self.settings.batch_size // self.ranks.size),
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
-            workers=self._workers(),
-            decode_on=self.settings.decode_on,
-        )
-
-    def _workers(self) -> int:
-        """Loader processes: as configured, or what the cores allow; none beside processes that fill a CPU."""
-        if self.settings.workers is not None:
-            return self.settings.workers
-        return default_workers(torch.cuda.device_count()) if self.ranks.device.type == "cuda" else 0
-
 
 def architecture(stage: StageConfig, num_classes: int) -> dict[str, Any]:
     """The arguments of `create_model` for a stage."""
     keys = ("arch", "units", "frames", "preset", "blocks", "kernel", "dropout")
     return {key: _plain(getattr(stage, key)) for key in keys} | {"num_classes": num_classes}
-
-
-def steps_an_epoch(config: Config, stage: StageConfig) -> int:
-    """Optimiser steps of an epoch; see `TrainPlan`."""
-    return -(-len(records(config, stage.training.split)) // stage.training.batch_size)
-
-
-def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str], processes: int) -> None:
-    """Refuse before the first step what cannot be trained.
-
-    Raises:
-        V4DError: a class without training videos, a batch larger than the data set or not divisible,
-            units that no video can serve.
-    """
-    settings = stage.training
-    absent = sorted(set(range(len(classes))) - {video.class_index for video in videos})
-    if absent:
-        raise V4DError(f"split {settings.split!r} has no usable video of class {classes[absent[0]]!r}")
-    share = processes * settings.accumulate
-    if settings.batch_size % share:
-        raise V4DError(
-            f"training.batch_size {settings.batch_size} does not divide by {processes} processes "
-            f"x {settings.accumulate} accumulated passes"
-        )
-    if settings.batch_size > len(videos):
-        raise V4DError(f"training.batch_size {settings.batch_size} exceeds the {len(videos)} training videos")
-    longest = max(video.num_frames for video in videos)
-    if stage.units > longest:
-        raise V4DError(f"units {stage.units}: the longest training video has {longest} frames")
-    if stage.training.sync_batchnorm and not torch.cuda.is_available():
-        raise V4DError("training.sync_batchnorm needs GPUs")
 
 
 def resolved_config(config: Config) -> Path:
