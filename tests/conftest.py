@@ -63,6 +63,12 @@ def v4d(*words: object, cwd: Path, check: bool = True, **options) -> subprocess.
     return done
 
 
+def train_command(processes: int, *words: str) -> list[str]:
+    """What starts a training of TINY's model by hand, for tests that watch or disturb it."""
+    fixed = ["train", "--config", "config.yaml", "--model", "v4d", "--nproc", str(processes)]
+    return [sys.executable, "-m", "v4d.cli", *fixed, *words]
+
+
 def environment() -> dict[str, str]:
     """This process's, with the checkout on Python's path wherever the command is started."""
     return os.environ | {"PYTHONPATH": str(ROOT)}

@@ -7,6 +7,7 @@ import yaml
 
 from v4d import config
 from v4d.errors import V4DError
+from v4d.schema import schema
 
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -104,13 +105,13 @@ def test_stages_lie_over_the_model_and_the_model_over_training():
 
 
 def test_every_key_has_a_meaning_and_a_default():
-    schema = yaml.safe_load(config.SCHEMA_FILE.read_text())
+    whole = schema()
     without: list[str] = []
 
     def walk(properties: dict, required: set[str], where: str) -> None:
         for key, sub in properties.items():
             path = f"{where}.{key}".strip(".")
-            target = schema["$defs"][sub["$ref"].rsplit("/", 1)[1]] if "$ref" in sub else sub
+            target = whole["$defs"][sub["$ref"].rsplit("/", 1)[1]] if "$ref" in sub else sub
             if "properties" in target:
                 walk(target["properties"], set(target.get("required", [])), path)
             elif not target.get("description") and not sub.get("description"):
@@ -118,9 +119,9 @@ def test_every_key_has_a_meaning_and_a_default():
             if "default" not in sub and "default" not in target and key not in required:
                 without.append(f"{path}: no default")
 
-    walk(schema["properties"], set(schema["required"]) | {"dataset"}, "")
-    walk(schema["$defs"]["training"]["properties"], set(), "training")
-    model = schema["$defs"]["model"]
+    walk(whole["properties"], set(whole["required"]) | {"dataset"}, "")
+    walk(whole["$defs"]["training"]["properties"], set(), "training")
+    model = whole["$defs"]["model"]
     walk(model["properties"], set(model["required"]), "models.*")
     assert without == []
 

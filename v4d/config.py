@@ -7,7 +7,6 @@ over its model's and those over `training`, and refuses what the schema does not
 
 import copy
 import dataclasses
-import functools
 import hashlib
 import json
 import types
@@ -16,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from v4d.errors import V4DError
+from v4d.schema import check, schema
 
-SCHEMA_FILE = Path(__file__).with_name("config.schema.yaml")
 RESERVED = ("dataset", "benchmarks", "plots")
 STAGE_OVERRIDES = ("arch", "preset", "units", "frames", "frame_stride", "blocks", "kernel", "dropout", "init")
 
@@ -286,7 +284,7 @@ def resolve(document: dict[str, Any]) -> dict[str, Any]:
         V4DError: one line that names the key.
     """
     document = copy.deepcopy(document)
-    _check(document, _schema(), "")
+    check(document, schema(), "")
     models = {}
     for name, model in document["models"].items():
         if model is not None:
@@ -341,7 +339,7 @@ def _resolve_model(name: str, model: dict[str, Any], training: dict[str, Any]) -
             whole["init"] = "previous"
         whole |= {"name": stage["name"], "freeze": stage.get("freeze", [])}
         whole["training"] = merge(merge(training, model["training"]), stage.get("training", {}))
-        _check(whole["training"], _schema()["$defs"]["training"], f"{where}.training")
+        check(whole["training"], schema()["$defs"]["training"], f"{where}.training")
         if whole["init"] == "previous" and number == 0:
             raise V4DError(f"config: {where}.init is 'previous', but it is the first stage")
         stages.append(whole)
@@ -417,73 +415,6 @@ def _check_stage(name: str, stage: dict[str, Any], splits: list[str], trains: bo
         raise V4DError(f"config: models.{name}: training.optimizer.nesterov needs a momentum above 0")
 
 
-def _check(value: dict[str, Any], schema: dict[str, Any], where: str) -> None:
-    """Validate in place, filling defaults; the first error by path becomes one line."""
-    _fill_defaults(value, schema)
-    validator = jsonschema.Draft202012Validator(schema | {"$defs": _schema()["$defs"]})
-    errors = sorted(validator.iter_errors(value), key=lambda e: [str(part) for part in e.absolute_path])
-    if errors:
-        raise V4DError(f"config: {_explain(errors[0], where)}")
-
-
-def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
-    """Put the schema's defaults where keys are absent, down to the leaves, and the keys in its order.
-
-    Snakemake compares settings as text: spelling a default out, or moving a line, must change nothing.
-    """
-    schema = _follow(schema)
-    if "oneOf" in schema and isinstance(value, dict):
-        schema = next((s for s in map(_follow, schema["oneOf"]) if s.get("type") == "object"), schema)
-    if not isinstance(value, dict):
-        return
-    for key, sub in schema.get("properties", {}).items():
-        default = sub.get("default", _follow(sub).get("default", _MISSING))
-        if key not in value and default is not _MISSING:
-            value[key] = copy.deepcopy(default)
-        if key in value:
-            _fill_defaults(value[key], sub)
-    ordered = {key: value[key] for key in schema.get("properties", {}) if key in value} | value
-    value.clear()
-    value.update(ordered)
-    extra = schema.get("additionalProperties")
-    if isinstance(extra, dict):
-        for key in value.keys() - schema.get("properties", {}).keys():
-            _fill_defaults(value[key], extra)
-
-
-def _follow(schema: dict[str, Any]) -> dict[str, Any]:
-    reference = schema.get("$ref")
-    return _schema()["$defs"][reference.rsplit("/", 1)[1]] if reference else schema
-
-
-def _explain(error: jsonschema.ValidationError, where: str) -> str:
-    """One line: the key's full name and what is wrong with it."""
-    while error.context:  # of the alternatives, the one that fits best
-        error = jsonschema.exceptions.best_match([error])
-        if not error.context:
-            break
-    path = ".".join(filter(None, [where, *map(str, error.absolute_path)]))
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
-        known = error.schema.get("properties", {})
-        unknown = sorted(set(error.instance) - set(known))[0]
-        near = _nearest(unknown, known)
-        return f"unknown key {'.'.join(filter(None, [path, unknown]))}" + (
-            f"; did you mean {near}?" if near else ""
-        )
-    return f"{path or 'the file'}: {error.message}"
-
-
-def _nearest(word: str, known: typing.Iterable[str]) -> str | None:
-    import difflib
-
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    return yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -514,6 +445,3 @@ def _typed(cls: type, mapping: dict[str, Any]) -> Any:
 
 def _names(names: typing.Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
-
-
-_MISSING = object()

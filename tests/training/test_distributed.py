@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, environment, v4d, write_config
+from conftest import TINY, assert_one_line_error, environment, train_command, v4d, write_config
 
 from v4d import config as configs
 from v4d.data.loader import VideoRecord
@@ -128,18 +128,7 @@ def test_a_rank_that_raises_leaves_its_traceback_and_ends_the_others(tiny):
     (tiny / "hook/sitecustomize.py").write_text(BREAKS_ON_RANK_1)
     env = environment()
     env["PYTHONPATH"] = f"{tiny / 'hook'}:{env['PYTHONPATH']}"
-    words = [
-        sys.executable,
-        "-m",
-        "v4d.cli",
-        "train",
-        "--config",
-        "config.yaml",
-        "--model",
-        "v4d",
-        "--nproc",
-        "2",
-    ]
+    words = train_command(2)
     done = subprocess.run(words, cwd=tiny, env=env, text=True, capture_output=True, timeout=90)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "RuntimeError: cudaErrorLaunchFailure" in done.stderr

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, assert_one_line_error, environment, v4d, write_config
+from conftest import TINY, assert_one_line_error, environment, train_command, v4d, write_config
 
 from v4d import config as configs
 from v4d.errors import V4DError
@@ -86,18 +86,7 @@ def test_two_nodes_train_as_two_processes_do(tiny):
         endpoint = f"localhost:{probe.getsockname()[1]}"
     # The processes of two hosts meet over a network: here over the loopback device.
     env = environment() | {"V4D_NNODES": "2", "V4D_RENDEZVOUS": endpoint, "GLOO_SOCKET_IFNAME": "lo"}
-    words = [
-        sys.executable,
-        "-m",
-        "v4d.cli",
-        "train",
-        "--config",
-        "config.yaml",
-        "--model",
-        "v4d",
-        "--nproc",
-        "1",
-    ]
+    words = train_command(1)
     nodes = [
         subprocess.Popen(words, cwd=tiny, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
