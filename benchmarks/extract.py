@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from v4d.config import FramesConfig
-from v4d.data.decode import ClipBytes, decode_clip
-from v4d.data.frames import extract_part
+from v4d.preprocessing.decode import ClipBytes, decode_clip
+from v4d.preprocessing.frames import extract_part
 
 PYAV = FramesConfig("320x256", quality=90, stride=1, decoder="pyav", timeout=120)
 DECORD = FramesConfig("320x256", quality=90, stride=1, decoder="decord", timeout=120)

@@ -8,7 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from v4d.ffmpeg import ffmpeg_binary
+from v4d.utils.ffmpeg import ffmpeg_binary
 
 FRAMES, RATE, WIDTH, HEIGHT = 300, 30, 340, 256
 SOURCES = ("bikes.mp4", "bigbuckbunny.mp4")

@@ -17,7 +17,7 @@ from _released_way import ReleasedWay
 from torch import Tensor, nn
 
 from v4d.evaluation import video_scores
-from v4d.evaluation.inference import unit_sections
+from v4d.evaluation.algorithm1 import unit_sections
 from v4d.models import create_model
 
 UNITS_TRAINED, UNITS, FRAMES, CROPS = 4, 10, 8, 3

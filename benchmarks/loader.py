@@ -24,11 +24,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from v4d.config import CropConfig, FramesConfig
 from v4d.data import shards
-from v4d.data.decode import ClipBytes, decode_clip
+from v4d.data.batch_sampler import Pick
+from v4d.data.dataset import TrainSamples, VideoTable
 from v4d.data.loader import VideoRecord, train_loader
-from v4d.data.sampler import Pick
-from v4d.data.samples import TrainSamples, VideoTable
 from v4d.data.shards import ShardHeader, ShardReader, ShardWriter
+from v4d.preprocessing.decode import ClipBytes, decode_clip
 
 CROP = CropConfig("multi_scale", baselines.SIZE, (256, 320), flip=0.5, color_jitter=0.0, randaugment=0)
 SHAPE = {"units": baselines.UNITS, "frames": baselines.FRAMES, "frame_stride": baselines.STRIDE}

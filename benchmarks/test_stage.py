@@ -27,11 +27,11 @@ from torch import Tensor
 from v4d.data.batch import normalise
 from v4d.data.loader import VideoRecord, default_workers, eval_loader, prefetch
 from v4d.data.shard_writer import ShardHeader, ShardWriter
-from v4d.environment import hardware
-from v4d.evaluation.inference import unit_sections
+from v4d.evaluation.algorithm1 import unit_sections
 from v4d.evaluation.scoring import Scorer
 from v4d.models import VideoNet, create_model
 from v4d.models.layers import Residual4D
+from v4d.utils.provenance import hardware
 
 UNITS_TRAINED, UNITS, FRAMES, STRIDE = 4, 10, 8, 8
 

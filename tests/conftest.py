@@ -45,7 +45,8 @@ LONGEST_FIRST = ("workflow", "training", "tests", "evaluation", "models", "repor
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.parent.name))
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 def v4d(*words: object, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess:

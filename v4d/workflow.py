@@ -11,16 +11,16 @@ import yaml
 
 from v4d import config as configs
 from v4d.config import Config
-from v4d.data import annotations
-from v4d.data.kinetics import REPLACED_SPLIT
+from v4d.datasets import annotations
+from v4d.datasets.kinetics import REPLACED_SPLIT
 from v4d.errors import V4DError
-from v4d.files import write_text
+from v4d.utils.files import write_text
 
 # Settings of a stage that do not change its weights: editing them must not train anew.
 UNESSENTIAL = ("workers", "log_steps", "checkpoint_minutes", "keep_checkpoints", "gpus", "processes")
 
 
-def adopt(document: dict[str, Any]) -> Config:
+def resolve_in_place(document: dict[str, Any]) -> Config:
     """Check Snakemake's config, fill it in place, and refuse a results folder of another data set.
 
     Raises:
@@ -118,7 +118,7 @@ def shell_prefix(checkout: str) -> str:
     return prefix.replace("{", "{{").replace("}", "}}")  # Snakemake formats it
 
 
-def closing_words(config: Config) -> str:
+def summary_text(config: Config) -> str:
     """The last lines on the terminal: where the results are, and how to browse the runs."""
     if not config.models:
         return f"\nThe data set is ready: {config.dataset.root / 'dataset.json'}"

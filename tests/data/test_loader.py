@@ -16,15 +16,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from shard_helpers import jpegs, write_records, write_shard
 from torch.utils.data import DataLoader
 
+from tests.support.shards import jpegs, write_records, write_shard
 from v4d.config import CropConfig
-from v4d.data import augment, encoded, loader, sampling
+from v4d.data import batch as batches
+from v4d.data import loader, sampling
+from v4d.data import transforms as augment
 from v4d.data.batch import IMAGENET_MEAN, IMAGENET_STD, prefetch
+from v4d.data.batch_sampler import Pick
+from v4d.data.dataset import TrainSamples, VideoTable
 from v4d.data.loader import Batch, VideoRecord, eval_loader, normalise, to_device, train_loader
-from v4d.data.sampler import Pick
-from v4d.data.samples import TrainSamples, VideoTable
 from v4d.data.shard_format import seal
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
@@ -449,7 +451,7 @@ def test_a_device_that_decodes_nothing_is_an_error_and_no_reason_to_drop_videos(
     skipping = train_loader(shard_records, **TRAIN, decode_on="device", bad_frames="skip_video")
     batch = next(iter(skipping))
     with pytest.raises(V4DError, match="cuda:99 decodes no JPEG: "):
-        encoded._decode(batch.frames, "cuda:99")
+        batches._decode(batch.frames, "cuda:99")
 
 
 def test_resizing_in_floats_is_resizing_in_bytes_to_a_level():

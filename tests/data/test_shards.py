@@ -24,8 +24,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from shard_helpers import decoded_sum, jpegs, picture, pil_decode, write_shard
 
+from tests.support.shards import decoded_sum, jpegs, picture, pil_decode, write_shard
 from v4d.data import shard_format, shard_writer, shards
 from v4d.data.shards import BadFrameError, ShardHeader, ShardReader, ShardWriter
 from v4d.errors import V4DError

@@ -1,21 +1,21 @@
-"""Maps that add up to the network's answer, and find what it goes by."""
+"""ActivationMaps that add up to the network's answer, and find what it goes by."""
 
 from pathlib import Path
 
 import av
-import made_by_hand as made
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
+from tests.support import made_by_hand as made
 from v4d.cli import main
 from v4d.data.batch import normalise
-from v4d.evaluation.explain import Maps, activation_maps, covering_combinations, unit_logits
-from v4d.evaluation.inference import unit_sections
+from v4d.evaluation.algorithm1 import unit_sections
+from v4d.evaluation.explain import ActivationMaps, activation_maps, covering_combinations, unit_logits
 from v4d.evaluation.predict import Predictor
 from v4d.models import create_model
-from v4d.report.maps import _bars, contact_sheet, overlaid
+from v4d.plotting.maps import _bars, contact_sheet, overlaid
 
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
@@ -71,7 +71,7 @@ def test_more_units_than_the_networks_own_have_each_what_it_says_by_itself():
 def test_red_is_for_a_class_and_blue_against_it_on_one_scale():
     contributions = torch.zeros(2, 2, 2, 2)
     contributions[0, 0, 0, 0], contributions[1, 1, 1, 1] = 4.0, -2.0
-    maps = Maps(contributions, bias=0.5, logit=2.5)
+    maps = ActivationMaps(contributions, bias=0.5, logit=2.5)
     frames = np.full((2, 2, 32, 32, 3), 128, np.uint8)
     pictures = overlaid(frames, maps).astype(int)
     redness = pictures[..., 0] - pictures[..., 2]

@@ -6,22 +6,22 @@ import tarfile
 from pathlib import Path
 
 import imageio_ffmpeg
-import made_by_hand as made
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from matplotlib.image import imread
 
+from tests.support import made_by_hand as made
 from v4d import config as configuration
+from v4d.checkpoints import load_any
 from v4d.cli import main
 from v4d.evaluation import stage
-from v4d.evaluation.checkpoint import load_any
 from v4d.evaluation.predict import Predictor
-from v4d.evaluation.source import find_videos
-from v4d.ffmpeg import run_ffmpeg
+from v4d.evaluation.video_file import find_videos
 from v4d.models import create_model
-from v4d.models.naming import foreign_names
+from v4d.models.state_dict_names import foreign_names
+from v4d.utils.ffmpeg import run_with_deadline
 
 RED, GREEN = (
     "color=c=0xDC1E1E:size=96x64:rate=20:duration=2",
@@ -51,7 +51,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 def ffmpeg(*words: str) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *words]
-    finished = run_ffmpeg(command, timeout=60)
+    finished = run_with_deadline(command, timeout=60)
     assert finished.code == 0, finished.lines
 
 

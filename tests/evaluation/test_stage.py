@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import made_by_hand as made
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,14 +15,15 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
+from tests.support import made_by_hand as made
 from v4d.cli import main
 from v4d.data.batch import normalise
 from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
 from v4d.evaluation import stage, video_scores
-from v4d.evaluation.orders import order_positions
-from v4d.evaluation.work import Work
-from v4d.evaluation.work import test_folder as folder_of
+from v4d.evaluation.pieces import TestRun
+from v4d.evaluation.pieces import test_folder as folder_of
+from v4d.evaluation.views import order_positions
 
 FILES = {"predictions.parquet", "metrics.json", "per_class.csv", "confusion.png"}
 
@@ -192,9 +192,9 @@ def test_what_decides_about_predictions_is_in_the_plan():
     made.write_data(made.write_config(), made.coloured_videos(12))
     made.colour_model()
 
-    def work(**overlay) -> Work:
+    def work(**overlay) -> TestRun:
         config = made.write_config(**overlay)
-        return Work.prepare(config, config.model("colour"), torch.device("cpu"))
+        return TestRun.prepare(config, config.model("colour"), torch.device("cpu"))
 
     first = work()
     plan, finished = first.plan(), first.finished

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import conv4d_reference
 
+from tests.support.reference import conv4d_reference
 from v4d.models import Conv4d, conv4d
 from v4d.models.conv4d import _conv_over_ut
 from v4d.models.convolution import conv3d, conv3d_by_planes, conv_rows

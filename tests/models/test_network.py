@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
-from reference import conv4d_reference
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.support.reference import conv4d_reference
 from v4d.errors import V4DError
 from v4d.models import ARCHS, PRESETS, create_model, freeze, unfreeze
 from v4d.models.layout import fold, unfold

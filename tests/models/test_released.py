@@ -5,18 +5,18 @@ import os
 
 import pytest
 import torch
-from conftest import assert_one_line_error, v4d
-from reference import (
+
+from tests.conftest import assert_one_line_error, v4d
+from tests.support.reference import (
     made_up,
     made_up_weights,
     released_example,
     released_logits,
     released_resnet18_shapes,
 )
-
 from v4d.errors import V4DError
 from v4d.models import load_released, parameter_count
-from v4d.models.saved import load_model
+from v4d.models.checkpoint import load_model
 
 TOLERANCE = 1e-4
 
@@ -146,7 +146,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
 
 def test_import_puts_classes_into_order(resnet18, tmp_path):
     """The network gives a video the same class by name, whichever order its outputs have."""
-    from v4d.data.kinetics import class_names, released_mini_order
+    from v4d.datasets.kinetics import class_names, released_mini_order
 
     theirs = released_mini_order()
     converter = {class_names().index(name): index for index, name in enumerate(theirs)}

@@ -10,14 +10,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
-import tested_project
-from tested_project import made
 
+from tests.support import tested_project
+from tests.support.tested_project import made
 from v4d import config as configuration
 from v4d.cli import main
+from v4d.datasets.published import published_dataset, published_results
 from v4d.evaluation import stage
 from v4d.report.comparison import Comparison, markdown, markdown_table, with_published
-from v4d.report.published import published_dataset, published_results
 
 COLUMNS = (
     "model,arch,preset,units,frames,parameters,gmac,top1,top5,top1_units_reversed,top1_frames_reversed,"

@@ -12,27 +12,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tested_project
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.image import imread
 
+from tests.support import tested_project
 from v4d import config as configuration
 from v4d.cli import main
 from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
-from v4d.report import curves, facts, plots
-from v4d.report.canvas import save
+from v4d.plotting import curves, plots
+from v4d.plotting.style import save
+from v4d.report import tables as facts
 from v4d.report.comparison import compare
-from v4d.report.facts import cost_table, without_user
+from v4d.report.example_videos import jpeg_address, samples, thumbnails
 from v4d.report.page import TEMPLATE_FOLDER, accuracy_rows
-from v4d.report.samples import jpeg_address, samples, thumbnails
+from v4d.report.tables import cost_table, without_user
 
 TABLES = 8
 """Models, significance, confused classes of three models, data set, time, origin."""
 
 
 def chromium() -> str:
-    """The browser; CI installs it, so that there its absence is a failure."""
+    """The browser; CI installs it, so that there its missing_reason is a failure."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if shutil.which(name):
             return name

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 import torch
-from conftest import environment
 
+from tests.conftest import environment
 from v4d.errors import V4DError
-from v4d.training.checkpoint import CheckpointFolder, check_identity
+from v4d.training.checkpoint import CheckpointManager, check_identity
 
 HOLD = (
-    "import sys, pathlib, time\nfrom v4d.training.checkpoint import CheckpointFolder\n"
-    "with CheckpointFolder(pathlib.Path(sys.argv[1]), 2).locked():\n"
+    "import sys, pathlib, time\nfrom v4d.training.checkpoint import CheckpointManager\n"
+    "with CheckpointManager(pathlib.Path(sys.argv[1]), 2).locked():\n"
     "    print('held', flush=True); time.sleep(60)\n"
 )
 
@@ -22,7 +22,7 @@ def state(epoch: int) -> dict:
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=2)
+    folder = CheckpointManager(tmp_path, keep=2)
     for epoch in range(1, 6):
         folder.save(state(epoch), end_of_epoch=True, best=epoch == 2)
     assert sorted(p.name for p in tmp_path.glob("*.pt")) == [
@@ -36,7 +36,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
 
 
 def test_a_moment_inside_an_epoch_becomes_the_last_only(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=2)
+    folder = CheckpointManager(tmp_path, keep=2)
     folder.save(state(1), end_of_epoch=True, best=True)
     folder.save(state(7), end_of_epoch=False, best=False)
     assert folder.load()["epoch"] == 7
@@ -47,7 +47,7 @@ def test_a_second_writer_is_refused_by_name_and_a_dead_one_is_not_in_the_way(tmp
     words = [sys.executable, "-c", HOLD, str(tmp_path)]
     holder = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment())
     assert holder.stdout.readline() == b"held\n"
-    folder = CheckpointFolder(tmp_path, 2)
+    folder = CheckpointManager(tmp_path, 2)
     with pytest.raises(V4DError, match=f"process {holder.pid}"), folder.locked():
         pass
     holder.kill()
@@ -57,7 +57,7 @@ def test_a_second_writer_is_refused_by_name_and_a_dead_one_is_not_in_the_way(tmp
 
 
 def test_settings_that_changed_move_the_old_states_aside(tmp_path):
-    folder = CheckpointFolder(tmp_path, 2)
+    folder = CheckpointManager(tmp_path, 2)
     folder.save(state(3), end_of_epoch=True, best=True)
     with folder.set_aside("abc") as aside:
         pass
@@ -67,7 +67,7 @@ def test_settings_that_changed_move_the_old_states_aside(tmp_path):
 
 def test_what_is_aside_is_not_written_over(tmp_path):
     """Settings that go to and fro; and a process that is killed while it moves."""
-    folder = CheckpointFolder(tmp_path, 2)
+    folder = CheckpointManager(tmp_path, 2)
     folder.save(state(9), end_of_epoch=True, best=True)
     with pytest.raises(RuntimeError), folder.set_aside("abc"):
         raise RuntimeError("killed")
@@ -84,12 +84,12 @@ def test_what_is_aside_is_not_written_over(tmp_path):
 
 def test_a_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(V4DError, match="cannot write in"), CheckpointFolder(tmp_path / "file/x", 2).locked():
+    with pytest.raises(V4DError, match="cannot write in"), CheckpointManager(tmp_path / "file/x", 2).locked():
         pass
 
 
 def test_a_damaged_file_is_one_line(tmp_path):
-    folder = CheckpointFolder(tmp_path, 2)
+    folder = CheckpointManager(tmp_path, 2)
     folder.save(state(3), end_of_epoch=True, best=False)
     whole = (tmp_path / "last.pt").read_bytes()
     (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
@@ -104,7 +104,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
     torch.save({"epoch": Evil()}, tmp_path / "last.pt")
     with pytest.raises(V4DError, match=r"last\.pt"):
-        CheckpointFolder(tmp_path, 2).load()
+        CheckpointManager(tmp_path, 2).load()
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,24 @@ import lmdb
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, assert_one_line_error, v4d, write_config
-from test_loop import ALONE, learner, stage, videos
 from torch import nn
 
+from tests.conftest import TINY, assert_one_line_error, v4d, write_config
+from tests.training.test_step import ALONE, learner, stage, videos
 from v4d import config as configs
 from v4d.data.loader import Batch, normalise
 from v4d.data.shard_format import frame_key, seal
 from v4d.data.shards import ShardReader
-from v4d.files import read_json
+from v4d.distributed.group import DistributedContext
 from v4d.models import create_model, freeze
-from v4d.models.saved import load_model
-from v4d.training.distributed import Ranks
-from v4d.training.feeding import validation_batches
-from v4d.training.loop import Learner, seed_step
+from v4d.models.checkpoint import load_model
+from v4d.training.inputs import validation_batches
+from v4d.training.metric_logger import epoch_table
 from v4d.training.precise_bn import measure_statistics
-from v4d.training.reporting import epoch_table
-from v4d.training.stage import StageRun
+from v4d.training.step import TrainStep, seed_step
+from v4d.training.trainer import Trainer
 from v4d.training.validation import validate
+from v4d.utils.files import read_json
 
 BN = nn.modules.batchnorm._BatchNorm
 
@@ -86,7 +86,7 @@ def test_synchronised_batch_norm_keeps_all_but_the_layers_kind():
     fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
     x = torch.rand(2, 2, 3, 2, 16, 16)
     expected = model.eval()(x)
-    model = Learner(model.train(), stage(sync_batchnorm=True), ALONE, seed=0).model
+    model = TrainStep(model.train(), stage(sync_batchnorm=True), ALONE, seed=0).model
     layers = [module for module in model.modules() if isinstance(module, BN)]
     assert layers and all(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == fixed
@@ -137,7 +137,7 @@ def test_frozen_statistics_are_left_alone():
     model = create_model("v4d_tiny", num_classes=3, units=2, frames=2)
     freeze(model, "batchnorm")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    measure_statistics(model, Batches(videos(4)), Ranks(0, 1, torch.device("cpu")), batches=1)
+    measure_statistics(model, Batches(videos(4)), DistributedContext(0, 1, torch.device("cpu")), batches=1)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -150,7 +150,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny, monkeypa
     assert all(torch.equal(final[name], value) for name, value in state["average"].items())
     assert any(not torch.equal(final[name], value) for name, value in state["model"].items())
     monkeypatch.chdir(tiny)
-    run = StageRun(configs.load("config.yaml"), "v4d", "main", ALONE)
+    run = Trainer(configs.load("config.yaml"), "v4d", "main", ALONE)
     batches = validation_batches(run.stage, run.val_videos, ALONE)
     numbers = validate(load_model(stage_folder / "final.pt").model, batches, ALONE, 10)
     told = read_json(stage_folder / "metrics.json")["epochs"][-1]

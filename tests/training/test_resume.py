@@ -11,14 +11,14 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from conftest import TINY, write_config
 from mlflow import MlflowClient
 
+from tests.conftest import TINY, write_config
 from v4d import config as configs
-from v4d.models.saved import load_model
-from v4d.training.distributed import Ranks
-from v4d.training.loop import Learner
-from v4d.training.stage import StageRun
+from v4d.distributed.group import DistributedContext
+from v4d.models.checkpoint import load_model
+from v4d.training.step import TrainStep
+from v4d.training.trainer import Trainer
 
 STEPS = 10  # 20 videos, 4 a step, 2 epochs
 TRACKED = {"backend": "mlflow", "log_model": False, "system_metrics": False}
@@ -39,7 +39,7 @@ def _train(project: Path, kill_at: int | None, stage: str) -> None:
     # Forked from a process that may have a fork server for loader workers: that one is no child of ours.
     forkserver._forkserver.__init__()
     steps = 0
-    step = Learner.step
+    step = TrainStep.step
 
     def counted(*args, **kwargs):
         nonlocal steps
@@ -48,8 +48,8 @@ def _train(project: Path, kill_at: int | None, stage: str) -> None:
         steps += 1
         return step(*args, **kwargs)
 
-    Learner.step = counted
-    StageRun(configs.load("config.yaml"), "v4d", stage, Ranks(0, 1, torch.device("cpu"))).run()
+    TrainStep.step = counted
+    Trainer(configs.load("config.yaml"), "v4d", stage, DistributedContext(0, 1, torch.device("cpu"))).run()
 
 
 def outcome(project: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[tuple[int, float]]]]:

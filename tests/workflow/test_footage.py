@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
-from conftest import assert_one_line_error, v4d
 
-from v4d.ffmpeg import ffmpeg_binary
+from tests.conftest import assert_one_line_error, v4d
+from v4d.utils.ffmpeg import ffmpeg_binary
 
-from test_workflow import checkout, snakemake  # isort: skip
+from tests.workflow.test_workflow import checkout, snakemake  # isort: skip
 
 CLIPS = {"train": 4, "val": 2}
 CONFIG = {

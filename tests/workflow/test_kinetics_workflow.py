@@ -1,21 +1,16 @@
 """Kinetics through Snakemake, from a mirror with a bad archive and a YouTube that refuses, to a manifest."""
 
-import sys
 import textwrap
 from pathlib import Path
 
 import pandas
 import pytest
 import yaml
-from conftest import ROOT
 
+from tests.support import mirror
+from tests.workflow.test_workflow import checkout, snakemake
 from v4d import config as configs
 from v4d import workflow
-
-sys.path.append(str(ROOT / "tests/data"))
-
-from test_workflow import checkout, snakemake  # isort: skip
-import mirror  # isort: skip
 
 BAD = "val/part_1"
 LEDGERS = ["part_0", "part_1", "youtube"]

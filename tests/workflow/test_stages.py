@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY
 from mlflow import MlflowClient
-from test_workflow import checkout, snakemake
 
+from tests.conftest import TINY
+from tests.workflow.test_workflow import checkout, snakemake
 from v4d import config as configs
-from v4d.models.saved import load_model
+from v4d.models.checkpoint import load_model
 
 STAGED = configs.merge(
     TINY,

@@ -17,11 +17,11 @@ import psutil
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY, environment
 from mlflow import MlflowClient
 
+from tests.conftest import ROOT, TINY, environment
 from v4d import config as configs
-from v4d.models.saved import load_model
+from v4d.models.checkpoint import load_model
 
 WORKFLOW = configs.merge(
     TINY,

@@ -3,7 +3,7 @@
 import argparse
 
 from v4d import config
-from v4d.data.annotations import write_annotations
+from v4d.datasets.annotations import write_annotations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.data.parts import make_part
+    from v4d.preprocessing.parts import transcode_part
 
     settings = config.load(args.config)
-    table = make_part(settings.dataset, settings.clips, args.split, args.part, max(1, args.threads))
+    table = transcode_part(settings.dataset, settings.clips, args.split, args.part, max(1, args.threads))
     counts = table["status"].value_counts()
     print(f"{args.split}/{args.part}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

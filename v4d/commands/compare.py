@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         comparison.write(table, settings.results)
         print(comparison.markdown(table))
         return
-    from v4d.report import runs
+    from v4d.report import mlflow_runs as runs
 
     groups = runs.compare_runs(args.uri, run_ids=args.runs, experiment=args.experiment)
     if args.out:

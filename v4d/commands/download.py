@@ -12,6 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.data.download import bring_archive
+    from v4d.datasets.kinetics_archives import download_archive
 
-    print(bring_archive(config.load(args.config).dataset, args.split, args.part))
+    print(download_archive(config.load(args.config).dataset, args.split, args.part))

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.data.estimate import estimate, summary
+    from v4d.preprocessing.estimate import estimate, summary
 
     settings = config.load(*args.config)
     table = estimate(settings)

@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from v4d import config
     from v4d.evaluation.predict import Predictor
-    from v4d.report import maps
-    from v4d.report.canvas import save
+    from v4d.plotting import maps
+    from v4d.plotting.style import save
 
     maps.check_suffix(args.out)
     settings = config.load(args.config) if args.config else None

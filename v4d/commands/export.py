@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from v4d.errors import V4DError
-    from v4d.models.exporting import export
-    from v4d.models.saved import load_model
+    from v4d.models.checkpoint import load_model
+    from v4d.models.export import export
 
     if args.size < 32:
         raise V4DError(f"--size must be at least 32, not {args.size}")

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.data.frames import make_shard
+    from v4d.preprocessing.frames import make_shard
 
     settings = config.load(args.config)
     counts = make_shard(settings.dataset, settings.frames, args.split, args.part, max(1, args.threads))

@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from v4d.data.kinetics import class_names, released_mini_order
+    from v4d.datasets.kinetics import class_names, released_mini_order
+    from v4d.models.checkpoint import save_model
     from v4d.models.cost import parameter_count
     from v4d.models.released import class_order, load_released, reorder_classes
-    from v4d.models.saved import save_model
 
     model = load_released(args.checkpoint, units=args.units, frames=args.frames)
     classes = [f"class {index}" for index in range(model.num_classes)]

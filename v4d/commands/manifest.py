@@ -3,7 +3,7 @@
 import argparse
 
 from v4d import config
-from v4d.data.manifest import account, write_manifest
+from v4d.preprocessing.manifest import counts_table, write_manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.load(args.config)
     info = write_manifest(settings)
-    table = account(settings)
+    table = counts_table(settings)
     print(f"data set {info['name']}, fingerprint {info['fingerprint'][:16]}, {info['classes']} classes")
     print(table.astype(object).where(table.notna(), "-").to_string())
     if any(name.endswith(" published") for name in table.index):

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     from v4d import config
     from v4d.evaluation.predict import Predictor
-    from v4d.evaluation.source import find_videos
+    from v4d.evaluation.video_file import find_videos
 
     for name in ("top_k", "units", "crops", "crop_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise V4DError("--device cuda: this machine has no CUDA device")
     videos = find_videos(args.videos)
     if args.timeline:
-        from v4d.report.canvas import check_picture
+        from v4d.plotting.style import check_picture
 
         check_picture(args.timeline)
         if len(videos) != 1:
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
         elif not prediction.problem:
             print(prediction.as_text(classes, args.top_k), flush=True)
         if args.timeline and not prediction.problem:
-            from v4d.report.canvas import save
-            from v4d.report.curves import timeline
+            from v4d.plotting.curves import timeline
+            from v4d.plotting.style import save
 
             save(args.timeline, timeline(prediction, classes))
     if args.json:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from v4d import config
-from v4d.data.manifest import dataset_info
-from v4d.files import write_json
+from v4d.data.index import dataset_info
 from v4d.tracking import initialise, open_tracker
+from v4d.utils.files import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if model.checkpoint is not None:
         raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
     _check_start(settings, model, stage)
-    from v4d.training.distributed import launch, processes_for
+    from v4d.distributed.launcher import launch, processes_for
 
     training = stage.training
     processes = processes_for(args.nproc, args.gpus or training.gpus, training.processes)
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_start(settings: config.Config, model: config.ModelConfig, stage: config.StageConfig) -> None:
     """What can be said before processes start: missing data, missing weights."""
-    from v4d.data.manifest import dataset_info
+    from v4d.data.index import dataset_info
 
     dataset_info(settings)
     if stage.init == "previous":

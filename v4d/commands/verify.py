@@ -19,11 +19,11 @@ def run(args: argparse.Namespace) -> None:
         print(f"{root}: none of its archives was downloaded, so there is nothing to hold them against")
         return
     if args.what == "archives":
-        from v4d.data.lockfile import verify_archives
+        from v4d.datasets.lockfile import verify_archives
 
         problems = verify_archives(settings.dataset)
     else:
-        from v4d.data.verify import verify_dataset
+        from v4d.preprocessing.verify import verify_dataset
 
         problems = verify_dataset(settings, threads=max(1, args.threads))
     for problem in problems:

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from v4d.config import CropConfig
 from v4d.data.batch import Batch, normalise, prefetch, to_device
-from v4d.data.sampler import EvalPlan, Pick, TrainPlan
-from v4d.data.samples import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable
+from v4d.data.batch_sampler import EvalPlan, Pick, TrainPlan
+from v4d.data.dataset import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable
 from v4d.errors import V4DError
 
 __all__ = [
@@ -69,7 +69,7 @@ def train_loader(
         bad_frames: `raise`, or `skip_video`: black frames of weight 0, and a line in `Batch.skipped`.
         locality: shards to shuffle over at a time; 0 for all.
         decode_on: `host`, or `device`: batches hold JPEGs until `on_device` (or `Batch.to`) has the GPU
-            decode and crop them; see `v4d.data.encoded`.
+            decode and crop them; see `v4d.data.batch`.
 
     Raises:
         V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.

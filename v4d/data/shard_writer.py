@@ -12,7 +12,7 @@ import lmdb
 from v4d.data import shard_format as fmt
 from v4d.data.shard_format import ShardHeader, Video
 from v4d.errors import V4DError
-from v4d.files import sync_file, sync_folder
+from v4d.utils.files import sync_file, sync_folder
 
 _FIRST_MAP_BYTES = 1 << 26
 

@@ -74,7 +74,7 @@ def check_disk(folder: Path, needed: float | None) -> Finding:
 def needed_bytes(config: "Config") -> float:
     """What the data set takes beyond what is there already (`v4d estimate`)."""
     try:
-        from v4d.data.estimate import estimate
+        from v4d.preprocessing.estimate import estimate
     except ImportError:
         return 0.0  # what is missing has been said
 
@@ -135,11 +135,11 @@ def check_cudnn(version: int | None) -> Finding:
 
 def check_convolutions(torch) -> Iterator[Finding]:
     """Not the version's reputation but this GPU's results, against float64."""
-    from v4d.models.parity import FORMS_2D, FORMS_3D, wrong_forms
+    from v4d.models.numerics import CASES_2D, CASES_3D, wrong_cases
 
     for index in range(torch.cuda.device_count()):
-        wrong_2d = wrong_forms(FORMS_2D, f"cuda:{index}")
-        wrong_3d = wrong_forms(FORMS_3D, f"cuda:{index}")
+        wrong_2d = wrong_cases(CASES_2D, f"cuda:{index}")
+        wrong_3d = wrong_cases(CASES_3D, f"cuda:{index}")
         if wrong_2d:
             advice = "results are not to be trusted: install another cuDNN"
             yield Finding(FAIL, "convolutions", f"{index}: {wrong_2d[0]}", advice)

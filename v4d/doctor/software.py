@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from v4d.doctor.finding import FAIL, OK, WARN, Finding
 from v4d.errors import V4DError
-from v4d.ffmpeg import codecs, ffmpeg_binary, ffmpeg_version, unfit
+from v4d.utils.ffmpeg import codecs, ffmpeg_binary, ffmpeg_version, why_unsuitable
 
 if TYPE_CHECKING:
     from v4d.config import Config
@@ -86,8 +86,8 @@ def check_ffmpeg() -> Iterator[Finding]:
     except V4DError as error:
         yield Finding(FAIL, "ffmpeg", str(error), advice)
         return
-    if unfit(binary):
-        yield Finding(FAIL, "ffmpeg", f"{found} {unfit(binary)}", advice)
+    if why_unsuitable(binary):
+        yield Finding(FAIL, "ffmpeg", f"{found} {why_unsuitable(binary)}", advice)
         return
     absent = [name for name in ("h264", "vp9", "av1", "hevc") if name not in decoders | _aliases(decoders)]
     if absent:

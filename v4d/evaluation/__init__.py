@@ -1,5 +1,5 @@
 """Algorithm 1, views, metrics and temporal order."""
 
-from v4d.evaluation.inference import video_scores
+from v4d.evaluation.algorithm1 import video_scores
 
 __all__ = ["video_scores"]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from v4d.errors import V4DError
-from v4d.evaluation.inference import unit_sections
+from v4d.evaluation.algorithm1 import unit_sections
 from v4d.models import VideoNet
 
 
 @dataclass(frozen=True)
-class Maps:
+class ActivationMaps:
     """A class's logit, place by place: `contributions.sum() + bias == logit`."""
 
     contributions: Tensor  # [U, T, h, w]
@@ -32,7 +32,7 @@ class Maps:
         return self.contributions.sum((1, 2, 3))
 
 
-def activation_maps(network: nn.Module, x_NUCTHW: Tensor, class_index: int) -> Maps:
+def activation_maps(network: nn.Module, x_NUCTHW: Tensor, class_index: int) -> ActivationMaps:
     """Take one class's logit of one video (`[1, U, C, T, H, W]`, U the network's own) apart.
 
     Raises:
@@ -46,7 +46,7 @@ def activation_maps(network: nn.Module, x_NUCTHW: Tensor, class_index: int) -> M
     logit = network.head(features, units, frames)[0, class_index]
     (gradient,) = torch.autograd.grad(logit, features)
     contributions = (gradient * features).detach().sum(1)
-    return Maps(
+    return ActivationMaps(
         contributions.unflatten(0, (units, frames)),
         float(network.fc.bias[class_index].detach()),
         float(logit.detach()),

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from v4d.errors import V4DError
-from v4d.evaluation.inference import spread, unit_sections, video_scores
+from v4d.evaluation.algorithm1 import evenly_spaced, unit_sections, video_scores
 from v4d.models import VideoNet
-from v4d.models.exporting import DESCRIPTION
+from v4d.models.export import DESCRIPTION
 
 
 class ExportedNetwork(nn.Module):
@@ -52,7 +52,7 @@ def any_scores(network: nn.Module, x_NUCTHW: Tensor, *, combinations: bool = Tru
     if combinations:
         chosen = list(itertools.product(*sections))
     else:
-        chosen = [spread(x_NUCTHW.shape[1], network.units)]
+        chosen = [evenly_spaced(x_NUCTHW.shape[1], network.units)]
     total = sum(network(x_NUCTHW[:, list(units)]).float().softmax(-1) for units in chosen)
     return total / len(chosen)
 

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from v4d import config as configuration
+from v4d.checkpoints import LoadedModel, load_any
 from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig
 from v4d.data.loader import VideoRecord, eval_loader, normalise
 from v4d.data.sampling import eval_indices
 from v4d.errors import V4DError
-from v4d.evaluation.checkpoint import FinishedModel, load_any
-from v4d.evaluation.explain import Maps, activation_maps, unit_logits
+from v4d.evaluation.explain import ActivationMaps, activation_maps, unit_logits
 from v4d.evaluation.scoring import Scorer
-from v4d.evaluation.source import Source, prepared
+from v4d.evaluation.video_file import Source, prepared
 from v4d.models import VideoNet
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TestProtocol:
     """How a video is prepared and shown."""
 
     clips: ClipsConfig
@@ -34,7 +34,7 @@ class Protocol:
     testing: TestingConfig
 
     @classmethod
-    def of(cls, model: FinishedModel, config: Config | None = None, **overrides: Any) -> "Protocol":
+    def of(cls, model: LoadedModel, config: Config | None = None, **overrides: Any) -> "TestProtocol":
         """A config's, where one is given; else what the checkpoint holds; else the defaults.
 
         A checkpoint that does not tell the crop of its test gets the frame's short side, which is what the
@@ -110,7 +110,7 @@ class Explanation:
 
     class_index: int
     probability: float
-    maps: Maps
+    maps: ActivationMaps
     frames: np.ndarray  # uint8 [U, T, H, W, 3], what the network saw
     seconds: np.ndarray  # [U, T], when it was
     rate: float  # frames a second of the frames of a unit
@@ -119,7 +119,7 @@ class Explanation:
 class Predictor:
     """A model and a protocol, on a device."""
 
-    def __init__(self, model: FinishedModel, protocol: Protocol, device: torch.device | str = "cpu"):
+    def __init__(self, model: LoadedModel, protocol: TestProtocol, device: torch.device | str = "cpu"):
         self.model, self.protocol, self.device = model, protocol, torch.device(device)
         model.model.to(self.device)
         precision = protocol.testing.precision
@@ -135,7 +135,7 @@ class Predictor:
             V4DError: no such file, or none of these.
         """
         model = load_any(Path(checkpoint))
-        return cls(model, Protocol.of(model, config, **overrides), device)
+        return cls(model, TestProtocol.of(model, config, **overrides), device)
 
     def predict(
         self, paths: Sequence[Path], *, evidence: bool = False, processes: int = 1

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from v4d.errors import V4DError
 from v4d.evaluation.metrics import Outcomes, outcomes
-from v4d.files import atomic_path
+from v4d.utils.files import atomic_path
 
 IDENTITY = ("video_id", "label", "class_index", "part")
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from v4d.data.batch import normalise
 from v4d.errors import V4DError
+from v4d.evaluation.algorithm1 import evenly_spaced
 from v4d.evaluation.exported import any_scores
-from v4d.evaluation.inference import spread
-from v4d.evaluation.orders import order_positions
+from v4d.evaluation.views import order_positions
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Scorer:
                     by_units[units] = scores
             if crop == crops // 2:
                 for count in set(self.unit_counts) - {units}:
-                    by_units[count] = self._scores(x[:, spread(units, count)])
+                    by_units[count] = self._scores(x[:, evenly_spaced(units, count)])
         mean = {order: _to_host(total / crops, video_ids) for order, total in totals.items()}
         return mean, {count: _to_host(by_units[count], video_ids) for count in self.unit_counts}
 

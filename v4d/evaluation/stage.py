@@ -1,9 +1,9 @@
 """The test stage: a finished model on every usable video of a split, over all ranks.
 
     results/<name>/<model>/test/predictions.parquet   a row a video (v4d.evaluation.predictions)
-    results/<name>/<model>/test/metrics.json ...      what follows from it (v4d.evaluation.summary)
+    results/<name>/<model>/test/metrics.json ...      what follows from it (v4d.evaluation.results)
 
-How the videos are shared and a killed test goes on: v4d.evaluation.work.
+How the videos are shared and a killed test goes on: v4d.evaluation.pieces.
 """
 
 import argparse
@@ -20,21 +20,20 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from v4d import config as configuration
+from v4d.checkpoints import checkpoint_path, load_finished
 from v4d.config import Config
-from v4d.data import manifest
-from v4d.data.joblock import exclusive
-from v4d.environment import git_sha, hardware
+from v4d.data import index
+from v4d.datasets.published import published_dataset
+from v4d.distributed.group import DistributedContext, broadcast_object, process_group, wait_for_main
+from v4d.distributed.launcher import launch, processes_for
 from v4d.errors import V4DError
-from v4d.evaluation.checkpoint import checkpoint_path, load_finished
+from v4d.evaluation.pieces import Clock, TestRun
 from v4d.evaluation.predictions import merge
-from v4d.evaluation.summary import summarise
-from v4d.evaluation.work import Clock, Work
-from v4d.files import read_json, write_text
+from v4d.evaluation.results import summarise
 from v4d.models import gmac, parameter_count
-from v4d.report.published import published_dataset
 from v4d.tracking import Tracker, open_tracker
-from v4d.training.distributed import Ranks, broadcast_object, launch, process_group, processes_for
-from v4d.training.worker import wait_for_main
+from v4d.utils.files import exclusive, read_json, write_text
+from v4d.utils.provenance import git_sha, hardware
 
 POLL_SECONDS = 0.2
 TABLE = "predictions.json"
@@ -55,8 +54,8 @@ def start(config_file: str, model_name: str, *, nproc: int | None = None, gpus: 
     config = configuration.load(config_file)
     model = config.model(model_name)
     path = checkpoint_path(config, model)
-    load_finished(path, model.final, manifest.class_names(config))
-    manifest.records(config, config.testing.split)
+    load_finished(path, model.final, index.class_names(config))
+    index.records(config, config.testing.split)
     if nproc is not None and nproc < 1:
         raise V4DError(f"--nproc {nproc}: at least one process is needed")
     training = model.final.training
@@ -73,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration.load(args.config)
         with process_group() as ranks:
-            work = Work.prepare(config, config.model(args.model), ranks.device)
-            with begun(work, ranks):
+            work = TestRun.prepare(config, config.model(args.model), ranks.device)
+            with locked_test_folder(work, ranks):
                 work.run(ranks)
                 if ranks.is_main:
                     finish(work, ranks)
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @contextmanager
-def begun(work: Work, ranks: Ranks) -> Iterator[None]:
+def locked_test_folder(work: TestRun, ranks: DistributedContext) -> Iterator[None]:
     """Hold the test's folder, made ready by rank 0; what keeps it from that, all ranks raise.
 
     Raises:
@@ -107,7 +106,7 @@ def begun(work: Work, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def finish(work: Work, ranks: Ranks) -> dict[str, Any]:
+def finish(work: TestRun, ranks: DistributedContext) -> dict[str, Any]:
     """Wait for the other ranks, join the pieces, write and log what follows from them.
 
     The wait is no collective, which would time out on ranks that still work; a rank that dies takes
@@ -141,11 +140,11 @@ def headline(result: dict[str, Any]) -> str:
     return f"{line} ({orders})" if orders else line
 
 
-def model_facts(work: Work) -> dict[str, Any]:
+def model_facts(work: TestRun) -> dict[str, Any]:
     """The model and the protocol, for metrics.json."""
     network, testing = work.finished.model, work.config.testing
     side = work.model.final.training.crop.size
-    info = manifest.dataset_info(work.config)
+    info = index.dataset_info(work.config)
     return {
         "model": work.model.name,
         **{key: plain(network.spec[key]) for key in DESCRIBING},
@@ -169,7 +168,7 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def run_facts(clocks: list[Clock], ranks: Ranks) -> dict[str, Any]:
+def run_facts(clocks: list[Clock], ranks: DistributedContext) -> dict[str, Any]:
     """Speed of this attempt (pieces done before do not count), and where it ran."""
     seconds = max(clock.seconds for clock in clocks)
     return {
@@ -188,7 +187,7 @@ def open_test_tracker(config: Config, model_name: str) -> Tracker:
     return open_tracker(config, model_name, state_file=state_file, stage="test")
 
 
-def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
+def log(tracker: Tracker, work: TestRun, result: dict[str, Any]) -> None:
     """Everything of a test to its model's run."""
     tracker.set_tags(
         {key: result[key] for key in DESCRIBING}
@@ -228,7 +227,7 @@ def log(tracker: Tracker, work: Work, result: dict[str, Any]) -> None:
             tracker.log_artifact(path, "test")
 
 
-def prediction_rows(work: Work) -> pd.DataFrame:
+def prediction_rows(work: TestRun) -> pd.DataFrame:
     """The predictions without all the probabilities, small enough for a table in a browser."""
     names = pq.read_schema(work.predictions).names
     columns = [name for name in names if not name.startswith("probabilities")]

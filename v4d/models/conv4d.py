@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from v4d.models.convolution import Trust, conv3d, conv_rows, shift_and_add
+from v4d.models.convolution import ConvBackend, conv3d, conv_rows, shift_and_add
 from v4d.models.layout import regroup
 
 
@@ -33,7 +33,7 @@ def conv4d(x_NCUTHW: Tensor, weight: Tensor, padding: tuple[int, int, int, int] 
         return _conv_units(x_NCUTHW, weight[:, :, 0], pad[1:])
     if not wide and (P, pad[1]) == (1, 0):
         return _conv_over_u(x_NCUTHW, weight[:, :, :, 0, 0], pad[0])
-    if not wide and x_NCUTHW.is_cuda and Trust.conv3d:
+    if not wide and x_NCUTHW.is_cuda and ConvBackend.conv3d:
         return _conv_over_ut(x_NCUTHW, weight[..., 0], pad[:2])
     return shift_and_add(x_NCUTHW, weight, pad[0], lambda x, tap: _conv_units(x, tap, pad[1:]))
 

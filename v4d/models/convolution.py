@@ -2,7 +2,7 @@
 
 cuDNN 9.8 to 9.14 has 3D convolutions in half precision that are disabled, slow or wrong (PyTorch issues
 163539 and 166122). `parity` compares them with float64 when a network comes to a GPU, and clears
-`Trust.conv3d` where they differ; then sums of 2D convolutions are used, which are slower and right.
+`ConvBackend.conv3d` where they differ; then sums of 2D convolutions are used, which are slower and right.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 from v4d.models.layout import regroup
 
 
-class Trust:
+class ConvBackend:
     """What this process has found about its device; see `parity`."""
 
     conv3d = True
@@ -74,9 +74,9 @@ def conv3d(x_NCDHW: Tensor, weight: Tensor, stride: int, padding: tuple[int, int
 
 
 def _conv3d_is_right(x: Tensor) -> bool:
-    """oneDNN 3.12 gives undefined weight gradients for bf16 3x3x3 kernels on 2 frames; see also `Trust`."""
+    """oneDNN 3.12 gives undefined weight gradients for bf16 3x3x3 kernels on 2 frames (see `ConvBackend`)."""
     if x.is_cuda:
-        return Trust.conv3d
+        return ConvBackend.conv3d
     if x.device.type != "cpu":  # "meta", where costs are counted
         return True
     return x.dtype.itemsize >= 4 and not torch.is_autocast_enabled(x.device.type)

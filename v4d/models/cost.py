@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from v4d.models.conv4d import Conv4d
-from v4d.models.network import VideoNet
+from v4d.models.v4d import VideoNet
 
 
 @dataclass(frozen=True)

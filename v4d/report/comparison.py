@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from v4d.config import Config
-from v4d.data.manifest import dataset_info
+from v4d.data.index import dataset_info
+from v4d.datasets.published import published_dataset, published_results
 from v4d.errors import V4DError
+from v4d.evaluation.pieces import test_folder
 from v4d.evaluation.predictions import read_columns
 from v4d.evaluation.significance import mcnemar
-from v4d.evaluation.work import test_folder
-from v4d.files import atomic_path, read_json, write_text
-from v4d.report.published import published_dataset, published_results
+from v4d.utils.files import atomic_path, read_json, write_text
 
 COLUMNS = [
     "model",

@@ -19,15 +19,16 @@ from matplotlib.figure import Figure
 from v4d import __version__
 from v4d.config import Config
 from v4d.config import sha as config_sha
-from v4d.data.manifest import class_names, dataset_info
-from v4d.environment import git_sha
-from v4d.evaluation.work import test_folder
-from v4d.files import write_text
-from v4d.report import curves, facts, plots
-from v4d.report.canvas import DPI, save
+from v4d.data.index import class_names, dataset_info
+from v4d.evaluation.pieces import test_folder
+from v4d.plotting import curves, plots
+from v4d.plotting.style import DPI, save
+from v4d.report import tables as facts
 from v4d.report.comparison import FILES, Comparison, cell_text, compare
-from v4d.report.samples import samples
+from v4d.report.example_videos import samples
 from v4d.tracking import open_tracker
+from v4d.utils.files import write_text
+from v4d.utils.provenance import git_sha
 
 TEMPLATE_FOLDER = Path(__file__).parent
 _SVG_WIDTH = re.compile(rb'<svg [^>]*width="([0-9.]+)pt"')

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from v4d.errors import V4DError
-from v4d.models.saved import read_weights, write_weights
+from v4d.models.checkpoint import read_weights, write_weights
 
 FORMAT = 1
 
 
-class CheckpointFolder:
+class CheckpointManager:
     """Reads and writes the states of one training stage."""
 
     def __init__(self, folder: Path, keep: int):

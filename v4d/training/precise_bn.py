@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from v4d.data.loader import Loader, normalise, prefetch
-from v4d.models.network import VideoNet
-from v4d.training.distributed import Ranks, sum_over_ranks
+from v4d.distributed.group import DistributedContext, sum_over_ranks
+from v4d.models.v4d import VideoNet
 
 
 @torch.no_grad()
-def measure_statistics(model: VideoNet, loader: Loader, ranks: Ranks, batches: int) -> None:
+def measure_statistics(model: VideoNet, loader: Loader, ranks: DistributedContext, batches: int) -> None:
     """Set each layer's mean and variance to their average over each rank's first `batches` batches.
 
     Every rank measures its share; the averages over all of them are set on all. Layers in evaluation mode

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from v4d.data.loader import Loader, normalise, prefetch
+from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects
 from v4d.errors import V4DError
-from v4d.models.network import VideoNet
-from v4d.training.distributed import Ranks, broadcast_object, gather_objects
-from v4d.training.loop import precision_of
+from v4d.models.v4d import VideoNet
+from v4d.training.step import precision_of
 
 Row = tuple[str, float, bool, bool]
 """video id, loss, top-1 right, top-5 right"""
@@ -15,7 +15,7 @@ Row = tuple[str, float, bool, bool]
 
 @torch.inference_mode()
 def validate(
-    model: VideoNet, loader: Loader, ranks: Ranks, expected: int, precision: str = "float32"
+    model: VideoNet, loader: Loader, ranks: DistributedContext, expected: int, precision: str = "float32"
 ) -> dict[str, float]:
     """Loss, top-1 and top-5 (percent) over the videos of all ranks' loaders, on every rank.
 

@@ -8,7 +8,7 @@ from v4d import workflow as v4d_workflow
 from v4d.errors import V4DError
 
 try:
-    CONFIG = v4d_workflow.adopt(config)
+    CONFIG = v4d_workflow.resolve_in_place(config)
     PARTS = v4d_workflow.parts(CONFIG)
     SOURCE_STATE = v4d_workflow.source_state(CONFIG)
 except V4DError as error:
@@ -40,7 +40,7 @@ onstart:
 
 
 onsuccess:
-    print(v4d_workflow.closing_words(CONFIG))
+    print(v4d_workflow.summary_text(CONFIG))
 
 
 onerror:

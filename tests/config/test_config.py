@@ -1,0 +1,148 @@
+"""The config: what is refused and how it is said, defaults, overlays."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from v4d import config
+from v4d.config.schema import schema
+from v4d.errors import V4DError
+
+ROOT = Path(__file__).parents[2]
+DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name != "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        ({"trainin": 1}, ["unknown key trainin", "training"]),
+        ({"training": {"epochs": "x"}}, ["training.epochs", "'x'", "integer"]),
+        ({"training": {"epochs": 0}}, ["training.epochs", "0"]),
+        ({"training": {"optimizer": {"lr": -1}}}, ["training.optimizer.lr", "-1"]),
+        ({"models": {"v4d": {"preset": "papr"}}}, ["models.v4d.preset", "'papr'", "paper", "released"]),
+        ({"models": {"v4d": {"arch": "v4d_resnet34"}}}, ["models.v4d.arch", "v4d_resnet34", "v4d_resnet18"]),
+        ({"models": {"v4d": {"unit": 3}}}, ["unknown key models.v4d.unit", "units"]),
+        ({"models": {"v4d": {"training": {"epoch": 3}}}}, ["models.v4d", "training.epoch", "epochs"]),
+        ({"models": {"v4d": {"stages": [{"name": "a", "init": "previous"}]}}}, ["stages.0.init", "first"]),
+        ({"models": {"v4d": {"stages": [{"name": "a"}, {"name": "a"}]}}}, ["stages", "same name"]),
+        ({"models": {"tsn": {"blocks": {"res3": [1]}}}}, ["models.tsn.blocks", "i3ds_tiny"]),
+        ({"models": {"../x": {"arch": "v4d_tiny", "units": 1, "frames": 1}}}, ["models", "../x"]),
+        ({"dataset": {"source": "tape"}}, ["dataset.source", "'tape'", "folder"]),
+        ({"dataset": {"splits": ["train"]}}, ["val", "dataset.splits"]),
+        ({"dataset": {"splits": ["train", "val", "odd"]}}, ["dataset.synthetic.videos", "'odd'"]),
+        ({"clips": {"size": "large"}}, ["clips.size", "'large'"]),
+        ({"testing": {"orders": ["units_reversed"]}}, ["testing.orders"]),
+        ({"testing": {"crop_size": 65}}, ["testing.crop_size 65", "64", "testing.short_side"]),
+        ({"testing": {"short_side": 80, "crop_size": 81}}, ["testing.crop_size 81", "80"]),
+        ({"training": {"crop": {"size": 97}}, "clips": {"size": "120x96"}}, ["training.crop.size 97", "96"]),
+        (
+            {"models": {"v4d": {"training": {"crop": {"size": 99}}}}, "frames": {"size": 98}},
+            ["v4d", "99", "98"],
+        ),
+        ({"name": "../up"}, ["name", "../up"]),
+        ({"models": 3}, ["models", "3"]),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_key(overlay, words):
+    with pytest.raises(V4DError) as error:
+        config.resolve(config.merge(DEMO, overlay))
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_resolving_twice_changes_nothing():
+    once = config.resolve(DEMO)
+    assert config.resolve(once) == once
+
+
+def test_the_input_is_left_alone():
+    before = yaml.safe_dump(DEMO)
+    config.resolve(DEMO)
+    assert yaml.safe_dump(DEMO) == before
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
+def test_nothing_of_the_demo_shows_through_an_overlay(path):
+    """Snakemake lays a config over the demo's; the command line reads it alone. Both must be the same."""
+    overlay = yaml.safe_load(path.read_text())
+    over_demo, alone = config.resolve(config.merge(DEMO, overlay)), config.resolve(overlay)
+    if all(model["checkpoint"] for model in alone["models"].values()):  # nothing is trained
+        for document in (over_demo, alone):
+            del document["training"]
+            for model in document["models"].values():
+                del model["stages"]
+    assert over_demo == alone
+
+
+def test_null_removes_a_model():
+    settings = config.build(config.resolve(config.merge(DEMO, {"models": {"tsn": None}})))
+    assert set(settings.models) == {"i3ds", "v4d"}
+
+
+def test_stages_lie_over_the_model_and_the_model_over_training():
+    document = config.merge(
+        DEMO,
+        {
+            "training": {"epochs": 5, "batch_size": 8},
+            "models": {
+                "v4d": {
+                    "training": {"epochs": 6},
+                    "stages": [
+                        {"name": "one", "units": 1, "init": "imagenet"},
+                        {"name": "two", "training": {"epochs": 7}, "freeze": ["blocks4d_zero"]},
+                    ],
+                }
+            },
+        },
+    )
+    one, two = config.build(config.resolve(document)).models["v4d"].stages
+    assert (one.units, one.init, one.training.epochs, one.training.batch_size) == (1, "imagenet", 6, 8)
+    assert (two.units, two.init, two.training.epochs, two.freeze) == (4, "previous", 7, ("blocks4d_zero",))
+
+
+def test_every_key_has_a_meaning_and_a_default():
+    whole = schema()
+    without: list[str] = []
+
+    def walk(properties: dict, required: set[str], where: str) -> None:
+        for key, sub in properties.items():
+            path = f"{where}.{key}".strip(".")
+            target = whole["$defs"][sub["$ref"].rsplit("/", 1)[1]] if "$ref" in sub else sub
+            if "properties" in target:
+                walk(target["properties"], set(target.get("required", [])), path)
+            elif not target.get("description") and not sub.get("description"):
+                without.append(f"{path}: no description")
+            if "default" not in sub and "default" not in target and key not in required:
+                without.append(f"{path}: no default")
+
+    walk(whole["properties"], set(whole["required"]) | {"dataset"}, "")
+    walk(whole["$defs"]["training"]["properties"], set(), "training")
+    model = whole["$defs"]["model"]
+    walk(model["properties"], set(model["required"]), "models.*")
+    assert without == []
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])
+def test_a_file_that_is_no_config(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(V4DError, match=r"config\.yaml"):
+        config.load(path)
+
+
+def test_a_missing_file():
+    with pytest.raises(V4DError, match=r"no such config file: nowhere\.yaml"):
+        config.load("nowhere.yaml")
+
+
+def test_frame_sizes():
+    assert config.frame_size("320x256") == (320, 256)
+    assert config.frame_size(256) == 256
+
+
+def test_the_same_settings_have_the_same_sha():
+    assert config.sha({"a": 1, "b": [2]}) == config.sha({"b": [2], "a": 1}) != config.sha({"a": 2, "b": [2]})

@@ -1,0 +1,157 @@
+"""A step's arithmetic: ranks, accumulation and uneven batches give the mean over the videos, exactly."""
+
+import math
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from v4d import config as configs
+from v4d.data.loader import Batch
+from v4d.distributed.group import DistributedContext
+from v4d.errors import V4DError
+from v4d.models import create_model
+from v4d.training.step import TrainStep, _first_bad, seed_step
+from v4d.training.validation import summarise
+
+SIZE = 16
+
+
+def stage(**training):
+    document = {
+        "name": "t",
+        "dataset": {"name": "t", "source": "synthetic"},
+        "models": {
+            "m": {
+                "arch": "v4d_tiny",
+                "units": 2,
+                "frames": 2,
+                "dropout": 0.0,
+                "training": {"batch_size": 8, "clip_grad_norm": None} | training,
+            }
+        },
+    }
+    return configs.build(configs.resolve(document)).models["m"].final
+
+
+def videos(count: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(0, 256, (count, 2, 2, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    return Batch(frames, labels, [f"v{n}" for n in range(count)], torch.ones(count))
+
+
+def part(batch: Batch, start: int, stop: int) -> Batch:
+    span = slice(start, stop)
+    return Batch(batch.frames[span], batch.class_index[span], batch.video_id[span], batch.weight[span])
+
+
+def learner(ranks: DistributedContext, **training) -> TrainStep:
+    torch.manual_seed(0)
+    model = create_model("v4d_tiny", num_classes=3, units=2, frames=2, dropout=0.0)
+    # Batch norm in train mode sees its own rank's videos; with statistics fixed a step is a plain sum.
+    model.eval()
+    return TrainStep(model, stage(**training), ranks, seed=0)
+
+
+def weights_after(
+    batches: list[Batch], ranks: DistributedContext, **training
+) -> tuple[torch.Tensor, list[float]]:
+    own = learner(ranks, **training)
+    sums = own.step(batches, epoch=0, step=0, part=0.0)
+    return torch.cat([p.detach().flatten() for p in own.model.parameters()]), sums.tolist()
+
+
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
+
+
+def test_accumulation_equals_the_whole_batch():
+    whole = videos(8)
+    expected, sums = weights_after([whole], ALONE)
+    parts = [part(whole, n, n + 2) for n in range(0, 8, 2)]
+    found, part_sums = weights_after(parts, ALONE, accumulate=4)
+    assert torch.allclose(found, expected, atol=1e-6, rtol=0)
+    assert part_sums == pytest.approx(sums)
+
+
+def test_videos_of_no_weight_change_nothing():
+    whole = videos(4)
+    expected, sums = weights_after([part(whole, 0, 3)], ALONE)
+    whole.weight[3] = 0
+    found, found_sums = weights_after([whole], ALONE)
+    assert torch.allclose(found, expected, atol=1e-6, rtol=0)
+    assert found_sums == pytest.approx(sums)
+
+
+def rank_step(rank: int, size: int, port: int, shares: list[tuple[int, int]], results) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    whole = videos(8)
+    found, sums = weights_after(
+        [part(whole, *shares[rank])], DistributedContext(rank, size, torch.device("cpu"))
+    )
+    results[rank] = (found, sums)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("shares", [[(0, 4), (4, 8)], [(0, 3), (3, 6), (6, 8)]], ids=["even", "uneven"])
+def test_ranks_equal_one_rank_with_the_whole_batch(shares):
+    expected, sums = weights_after([videos(8)], ALONE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with mp.Manager() as manager:
+        results = manager.dict()
+        mp.spawn(rank_step, (len(shares), port, shares, results), nprocs=len(shares))
+        found = dict(results)
+    for weights, _ in found.values():
+        assert torch.allclose(weights, expected, atol=1e-6, rtol=0)
+    total = torch.tensor([rank_sums for _, rank_sums in found.values()]).sum(0)
+    assert total.tolist() == pytest.approx(sums, rel=1e-5)
+
+
+def test_the_gradient_is_clipped_to_the_limit():
+    whole = videos(4)
+    loose = learner(ALONE)
+    loose.step([whole], 0, 0, 0.0)
+    norm = torch.cat([p.grad.flatten() for p in loose.model.parameters()]).norm()
+    tight = learner(ALONE, clip_grad_norm=float(norm) / 2)
+    tight.step([whole], 0, 0, 0.0)
+    clipped = torch.cat([p.grad.flatten() for p in tight.model.parameters()]).norm()
+    assert clipped.item() == pytest.approx(norm.item() / 2, rel=1e-4)
+
+
+def test_dropout_follows_the_place_in_the_training():
+    def draw(*place: int) -> torch.Tensor:
+        seed_step(*place)
+        return torch.rand(4)
+
+    assert torch.equal(draw(0, 1, 2, 0, 0), draw(0, 1, 2, 0, 0))
+    others = [
+        draw(1, 1, 2, 0, 0),
+        draw(0, 2, 2, 0, 0),
+        draw(0, 1, 3, 0, 0),
+        draw(0, 1, 2, 1, 0),
+        draw(0, 1, 2, 0, 1),
+    ]
+    assert all(not torch.equal(draw(0, 1, 2, 0, 0), other) for other in others)
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_own_rate():
+    own = learner(ALONE, epochs=10, schedule={"name": "cosine"}, optimizer={"lr": 1.0})
+    losses = [(0.0, 0, ["a"], torch.tensor(1.0)), (5.0, 7, ["b"], torch.tensor(math.nan))]
+    seen = [*losses, (9.9, 9, ["c"], torch.tensor(math.nan))]
+    words = "loss is nan at step 8 of epoch 6, learning rate 0.5, videos b"
+    assert _first_bad(seen, own) == words and _first_bad(losses[:1], own) is None
+
+
+def test_validation_counts_every_video_once():
+    rows = [("a", 1.0, True, True), ("b", 3.0, False, True)]
+    assert summarise(rows, 2) == {"val/loss": 2.0, "val/top1": 50.0, "val/top5": 100.0}
+    assert summarise(rows[::-1], 2) == summarise(rows, 2)
+    with pytest.raises(V4DError, match="1 different videos in 2 rows"):
+        summarise([rows[0], rows[0]], 2)
+    with pytest.raises(V4DError, match="manifest has 3"):
+        summarise(rows, 3)

@@ -1,0 +1,99 @@
+"""The lock of a data set: sizes and sha256 of what was downloaded, written once, held against ever after.
+
+data/<dataset>/archives.lock.json   {"train/part_0.tar.gz": {"size", "sha256", "etag", "url"}, ...}
+
+It outlives the archives, which are deleted once their clips are made: an archive that is fetched again
+must be the one that was fetched first. Keep it with your results, and another machine gets the same data.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from v4d.config import DatasetConfig
+from v4d.datasets.download.checksums import digest
+from v4d.errors import V4DError
+from v4d.utils.files import exclusive, read_json, write_json
+from v4d.utils.progress import progress
+
+
+@dataclass(frozen=True)
+class LockEntry:
+    size: int
+    sha256: str
+    etag: str = ""
+    url: str = ""
+
+
+class LockFile:
+    """The lock file of one data set; safe to use from several processes."""
+
+    def __init__(self, root: Path):
+        self.path = root / "archives.lock.json"
+
+    def entries(self) -> dict[str, LockEntry]:
+        if not self.path.exists():
+            return {}
+        try:
+            return {name: LockEntry(**entry) for name, entry in read_json(self.path).items()}
+        except (TypeError, AttributeError) as error:
+            raise V4DError(f"{self.path} is no lock file: {error}") from error
+
+    def get(self, name: str) -> LockEntry | None:
+        return self.entries().get(name)
+
+    def check(self, name: str, size: int, sha256: str) -> None:
+        """Hold a file against its entry, if it has one.
+
+        Raises:
+            V4DError: it is another file than the one that was locked.
+        """
+        entry = self.get(name)
+        if entry is not None and (entry.size, entry.sha256) != (size, sha256):
+            raise V4DError(
+                f"{name} is not what it was: {self.path} holds {entry.size} bytes, sha256 "
+                f"{entry.sha256[:12]}..., now it is {size} bytes, {sha256[:12]}...; delete its entry there "
+                f"to accept the new one"
+            )
+
+    def record(self, name: str, entry: LockEntry, *, replace: bool = False) -> None:
+        """Write an entry, or hold a file against the one that is there unless it may be replaced.
+
+        Raises:
+            V4DError: as `check`.
+        """
+        with exclusive(self.path):
+            if not replace:
+                self.check(name, entry.size, entry.sha256)
+            entries = self.entries()
+            if replace or name not in entries:
+                entries[name] = entry
+                write_json(self.path, {key: asdict(entries[key]) for key in sorted(entries)})
+
+
+def verify_archives(dataset: DatasetConfig) -> list[str]:
+    """Hold every archive that is on disk against the lock; a line for each that is wrong.
+
+    Archives that were deleted after use are no fault, those without an entry are. In the place of one that
+    is given up lies an empty one.
+    """
+    lock = LockFile(dataset.root)
+    entries = lock.entries()
+    folder = dataset.root / "archives"
+    stand_ins = {folder / f"{name}.tar.gz" for name in dataset.kinetics.give_up if "/part_" in name}
+    files = sorted(
+        path
+        for path in folder.glob("*/*")
+        if path.suffix in (".gz", ".tar") and not path.name.startswith(".") and path not in stand_ins
+    )
+    problems = []
+    for path in progress(files, what="verify archives", unit="archives"):
+        name = path.relative_to(folder).as_posix()
+        entry = entries.get(name)
+        if entry is None:
+            problems.append(f"{path}: not in {lock.path}")
+            continue
+        if path.stat().st_size != entry.size:
+            problems.append(f"{path}: {path.stat().st_size} bytes, {entry.size} were locked")
+        elif digest(path).sha256 != entry.sha256:
+            problems.append(f"{path}: its sha256 is not the locked one")
+    return problems

@@ -1,0 +1,59 @@
+"""Replacements for corrupted videos: gzip at the source, here a plain tar with random access."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+from v4d.datasets.archives import ArchiveError, read_members
+from v4d.errors import V4DError
+from v4d.utils.files import atomic_path
+
+
+class Replacements:
+    """Videos by id, read where they lie; safe to use from several threads."""
+
+    def __init__(self, path: Path):
+        """Read the index of a tar that `repack` wrote.
+
+        Raises:
+            V4DError: there is no such file, or it is damaged.
+        """
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with tarfile.open(path, "r:") as archive:
+                self._places = {info.name[:-4]: (info.offset_data, info.size) for info in archive}
+        except FileNotFoundError as error:
+            raise V4DError(
+                f"no replacements: {path}; `v4d download --part replacements` brings them, "
+                f"dataset.kinetics.use_replacements: false does without"
+            ) from error
+        except (OSError, tarfile.TarError) as error:
+            raise ArchiveError(f"{path} is damaged: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, video_id: str) -> bytes | None:
+        """The bytes of a replacement, or None."""
+        place = self._places.get(video_id)
+        return None if place is None else os.pread(self._descriptor, place[1], place[0])
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def repack(source: Path, target: Path) -> int:
+    """Write the archive of replacements as a plain tar of `<video_id>.mp4`; the number of videos.
+
+    A gzip stream has no random access, and every part would have to read all of it.
+    """
+    seen: set[str] = set()
+    with atomic_path(target) as temporary, tarfile.open(temporary, "w") as archive:
+        for member in read_members(source, lambda video_id, span: video_id not in seen):
+            if not member.refused:
+                seen.add(member.video_id)
+                info = tarfile.TarInfo(f"{member.video_id}.mp4")
+                info.size = len(member.data)
+                archive.addfile(info, io.BytesIO(member.data))
+    return len(seen)

@@ -1,0 +1,241 @@
+"""Algorithm 1 of the paper: scores of a video from more units than the network was trained with.
+
+The `U_infer` units are cut into `U_train` consecutive sections. Every way of taking one unit from each is a
+combination; each goes through the network, and the mean of their softmax scores is the prediction.
+Here the combinations share all they can, and the scores stay the same:
+
+- up to the first 4D block a unit's features depend on nothing but the unit: they are computed once a unit;
+- behind a 4D block they depend on the units next to it in the combination, so they are computed once for
+  every distinct neighbourhood (at position p: every choice from the sections p-1, p and p+1, and so on);
+- a convolution over U is a sum over its taps, so each tap is applied once to every distinct feature, and the
+  sums are formed for every neighbourhood.
+
+At a position p of a combination the distinct features are thus those of a product of neighbouring sections
+(its axes), and are kept in the order of the product: the last section varies fastest.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from v4d.errors import V4DError
+from v4d.models.layers import Residual4D
+from v4d.models.layout import fold, from_rows, to_rows
+
+
+def unit_sections(units_infer: int, units_train: int) -> list[list[int]]:
+    """The consecutive sections of units; 10 into 4 gives 2, 3, 3 and 2, as the released code has it.
+
+    Raises:
+        V4DError: fewer units than sections.
+    """
+    if units_infer < units_train:
+        raise V4DError(f"{units_infer} units at test are fewer than the {units_train} of training")
+    edges = [round(section * units_infer / units_train) for section in range(units_train + 1)]
+    return [list(range(edges[section], edges[section + 1])) for section in range(units_train)]
+
+
+def evenly_spaced(units: int, count: int) -> list[int]:
+    """`count` of `units`, evenly; where it divides them, exactly those that a test of `count` units has."""
+    return [place * units // count for place in range(count)]
+
+
+@torch.no_grad()
+def video_scores(
+    model: nn.Module, x: Tensor, *, combinations: bool = True, chunk: int = 16, keep: int = 640
+) -> Tensor:
+    """Class probabilities `[N, num_classes]` of x `[N, U_infer, C, T, H, W]` by Algorithm 1.
+
+    With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`.
+    The scores are those of evaluation mode, whatever the model's mode, which is put back. Memory is bounded:
+    at most `chunk` units go through a layer together, and at most `keep` units' features are held around a 4D
+    block (before it, behind it, and convolved with single taps). Where Algorithm 1 would hold more, the
+    combinations are dealt with in parts that share less. A unit of 8 frames of 256x256 has 17 MB in front of
+    the first block of a ResNet-50, in float32; 10 units into 4 need 168 of them, or 576 half as large with
+    blocks in res4.
+
+    Raises:
+        V4DError: no `[N, U, C, T, H, W]`, or fewer units than the model was trained with.
+    """
+    if x.dim() != 6 or chunk < 1:
+        raise V4DError(f"need x as N U C T H W and chunk from 1 on, not {tuple(x.shape)} and {chunk}")
+    network = model
+    for wrapped in ("module", "_orig_mod", "module"):  # DDP and torch.compile, either around the other
+        network = getattr(network, wrapped, network)
+    sections = unit_sections(x.shape[1], network.units)
+    was_training = network.training
+    network.eval()
+    try:
+        if combinations and len(x) > 0:
+            plan = _Plan(network, frames=x.shape[3], chunk=chunk, keep=keep)
+            return torch.stack([plan.scores(video, sections) for video in x])
+        return _softmax(network(x[:, evenly_spaced(x.shape[1], network.units)]))
+    finally:
+        network.train(was_training)
+
+
+@dataclass
+class _Features:
+    """The distinct features at one position of a combination.
+
+    `axes` are the positions whose choice of unit they depend on. `rows` is `[M, T, H, W, C]`, or at the end
+    of the network the logits `[M, num_classes]`, where M is the product of the axes' section sizes.
+    """
+
+    axes: range
+    rows: Tensor
+
+
+class _Plan:
+    """A network cut at its 4D blocks into pieces that treat each unit by itself."""
+
+    def __init__(self, network: nn.Module, *, frames: int, chunk: int, keep: int):
+        self.network, self.frames, self.chunk, self.keep = network, frames, chunk, keep
+        self.pieces: list[list[nn.Module]] = [[]]
+        self.blocks: list[Residual4D] = []
+        for step in network.steps():
+            if isinstance(step, Residual4D) and step.reach > 0:
+                self.blocks.append(step)
+                self.pieces.append([])
+            else:
+                self.pieces[-1].append(step)
+
+    def scores(self, units: Tensor, sections: list[list[int]]) -> Tensor:
+        """Probabilities `[num_classes]` of one video's units `[U_infer, C, T, H, W]`."""
+        parts = ([self._piece(0, fold(part[None]))] for part in units.split(self.chunk))
+        return self._mean_scores(_gathered(parts, len(units))[0], sections)
+
+    def _mean_scores(self, first: Tensor, sections: list[list[int]]) -> Tensor:
+        """The mean over the combinations, given the first piece's rows for all units."""
+        sizes = [len(section) for section in sections]
+        if self._too_many(sizes):
+            return sum(share * self._mean_scores(first, half) for share, half in _halves(sections))
+        features = [_Features(range(p, p + 1), first[section]) for p, section in enumerate(sections)]
+        for number in range(1, len(self.pieces)):
+            features = self._behind(number, features, sizes)
+        return _combine(features, sizes)
+
+    def _too_many(self, sizes: list[int]) -> bool:
+        """Whether the features around a 4D block, or the combinations, are too many."""
+        counts, reach = [], 0  # of features in front of each block, by position
+        for block in self.blocks:
+            counts.append([math.prod(_take(sizes, _window(p, reach, sizes))) for p in range(len(sizes))])
+            reach += block.reach
+        held = 0  # none where no block mixes units
+        for block, before, behind in zip(self.blocks, counts, [*counts[1:], []], strict=False):
+            near = [_window(position, block.reach, sizes) for position in range(len(sizes))]
+            taps = max(sum(before[other] * len(near[other]) for other in window) for window in near)
+            held = max(held, sum(before) + taps + sum(behind))
+        return max(sizes) > 1 and (held > self.keep or math.prod(sizes) > 64 * self.keep)
+
+    def _behind(self, number: int, before: list[_Features], sizes: list[int]) -> list[_Features]:
+        """The features behind a 4D block and the piece of the network that follows it."""
+        block = self.blocks[number - 1]
+        result: list[_Features] = []
+        taps: dict[int, dict[int, Tensor]] = {}  # position -> tap -> rows
+        for position in range(len(before)):
+            near = _window(position, block.reach, sizes)
+            for other in near:
+                if other not in taps:
+                    taps[other] = self._taps(block, before[other].rows, other, len(before))
+            taps.pop(position - block.reach - 1, None)
+            axes = range(before[near[0]].axes.start, before[near[-1]].axes.stop)
+            terms = [(before[other].axes, taps[other][other - position]) for other in near]
+            terms.insert(0, (before[position].axes, before[position].rows))
+            parts = (
+                [self._piece(number, _merged(block, terms, axes, choices, sizes))]
+                for choices in self._choices(_take(sizes, axes))
+            )
+            result.append(_Features(axes, *_gathered(parts, math.prod(_take(sizes, axes)))))
+        return result
+
+    def _piece(self, number: int, x: Tensor) -> Tensor:
+        """Units `[M*T, C, H, W]` through a piece: rows `[M, T, H', W', C']`, or logits at the end."""
+        for step in self.pieces[number]:
+            x = step(x, 1, self.frames)
+        if number < len(self.blocks):
+            return to_rows(x, self.frames)
+        return self.network.fc(self.network.pool(x, self.frames))
+
+    def _taps(self, block: Residual4D, rows: Tensor, position: int, positions: int) -> dict[int, Tensor]:
+        """Rows convolved with each of the taps through which another position sees this one."""
+        first = max(-block.reach, position - positions + 1)
+        last = min(block.reach, position)
+        parts = (
+            [to_rows(y, self.frames) for y in block.conv.taps(from_rows(part), self.frames, first, last)]
+            for part in rows.split(self.chunk)
+        )
+        return dict(zip(range(first, last + 1), _gathered(parts, len(rows)), strict=True))
+
+    def _choices(self, sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """All choices of a unit a section, at most `chunk` at a time, as an array a section."""
+        total = math.prod(sizes)
+        for start in range(0, total, self.chunk):
+            yield np.unravel_index(np.arange(start, min(start + self.chunk, total)), sizes)
+
+
+def _window(position: int, reach: int, sizes: list[int]) -> range:
+    """The positions within reach of a position."""
+    return range(max(0, position - reach), min(len(sizes), position + reach + 1))
+
+
+def _take(sizes: list[int], axes: range) -> list[int]:
+    return sizes[axes.start : axes.stop]
+
+
+def _rows_of(own: range, axes: range, choices: tuple[np.ndarray, ...], sizes: list[int]) -> Tensor:
+    """Which rows of features with the axes `own` belong to choices given on `axes`, which contain them."""
+    mine = choices[own.start - axes.start : own.stop - axes.start]
+    return torch.from_numpy(np.ravel_multi_index(mine, _take(sizes, own)))
+
+
+def _merged(
+    block: Residual4D,
+    terms: list[tuple[range, Tensor]],
+    axes: range,
+    choices: tuple[np.ndarray, ...],
+    sizes: list[int],
+) -> Tensor:
+    """The block for some choices: `terms` are its input and the taps to add, each with its own axes."""
+    x, first, *others = (rows[_rows_of(own, axes, choices, sizes).to(rows.device)] for own, rows in terms)
+    return block.merge(from_rows(x), from_rows(sum(others, first)))
+
+
+def _gathered(parts: Iterable[list[Tensor]], total: int) -> list[Tensor]:
+    """As `torch.cat` for each of the tensors in a part, but without holding all parts and the result."""
+    whole: list[Tensor] = []
+    filled = 0
+    for part in parts:
+        whole = whole or [tensor.new_empty(total, *tensor.shape[1:]) for tensor in part]
+        for buffer, tensor in zip(whole, part, strict=True):
+            buffer[filled : filled + len(tensor)] = tensor
+        filled += len(part[0])
+    return whole
+
+
+def _halves(sections: list[list[int]]) -> list[tuple[float, list[list[int]]]]:
+    """The combinations in two parts, by halving the longest section; each with its share of the whole."""
+    longest = max(range(len(sections)), key=lambda position: len(sections[position]))
+    units = sections[longest]
+    halves = units[: len(units) // 2], units[len(units) // 2 :]
+    return [
+        (len(half) / len(units), [*sections[:longest], half, *sections[longest + 1 :]]) for half in halves
+    ]
+
+
+def _combine(logits: list[_Features], sizes: list[int]) -> Tensor:
+    """The mean over all combinations of softmax(mean over positions of the logits)."""
+    total = 0
+    for features in logits:
+        shape = [size if position in features.axes else 1 for position, size in enumerate(sizes)]
+        total = total + features.rows.unflatten(0, shape)
+    return _softmax(total / len(sizes)).flatten(0, -2).mean(0)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Probabilities in single precision at least, also where the network ran in half."""
+    return torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))

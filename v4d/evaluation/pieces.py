@@ -1,0 +1,228 @@
+"""The work of a test, cut into pieces that any number of ranks can share and a killed test can go on with.
+
+    results/<name>/<model>/test/pieces/plan.json      what the scores depend on
+    results/<name>/<model>/test/pieces/000000.parquet   the first piece's predictions
+    results/<name>/<model>/test/pieces/rank_0.json    written when a rank has done its share
+
+The pieces are the same for any number of ranks: rank r takes the pieces r, r + size and so on. So no video
+is padded or seen twice, memory does not grow with the data set, and the result does not depend on the ranks.
+"""
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from v4d import config as configuration
+from v4d.checkpoints import LoadedModel, checkpoint_path, file_sha256, load_finished
+from v4d.config import Config, ModelConfig
+from v4d.data import index
+from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, prefetch
+from v4d.distributed.group import DistributedContext
+from v4d.evaluation.predictions import predictions_table, write_table
+from v4d.evaluation.scoring import Scorer, unit_counts
+from v4d.utils.files import read_json, write_json
+from v4d.utils.progress import LogLines
+
+FORMAT = 1
+"""Raised when the same settings would give other predictions than before."""
+PIECES = 64
+LARGEST_PIECE = 128
+"""Videos; what a kill can cost a rank."""
+
+
+def test_folder(config: Config, model_name: str) -> Path:
+    return config.results / model_name / "test"
+
+
+test_folder.__test__ = False  # pytest: this is no test
+
+
+@dataclasses.dataclass
+class Clock:
+    """Time of one rank; `wait` is what it waited for data."""
+
+    seconds: float = 0.0
+    wait: float = 0.0
+    videos: int = 0
+
+    def __post_init__(self) -> None:
+        self._start = time.monotonic()
+
+    def waiting(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Pass items on and count the time that they take to come."""
+        iterator = iter(items)
+        while True:
+            before = time.monotonic()
+            item = next(iterator, None)
+            self.wait += time.monotonic() - before
+            if item is None:
+                return
+            yield item
+
+    def stop(self, videos: int) -> None:
+        self.seconds, self.videos = time.monotonic() - self._start, videos
+
+
+@dataclasses.dataclass(frozen=True)
+class TestRun:
+    """A test, ready to run: the model, the videos, and all that the scores depend on."""
+
+    config: Config
+    model: ModelConfig
+    finished: LoadedModel
+    classes: list[str]
+    videos: list[VideoRecord]
+    device: torch.device
+    bf16: bool
+
+    @classmethod
+    def prepare(cls, config: Config, model: ModelConfig, device: torch.device) -> "TestRun":
+        """Load everything.
+
+        Raises:
+            V4DError: no checkpoint, other classes than the data set's, no usable videos.
+        """
+        classes = index.class_names(config)
+        finished = load_finished(checkpoint_path(config, model), model.final, classes)
+        finished.model.to(device)
+        precision = config.testing.precision
+        bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+        videos = index.records(config, config.testing.split)
+        return cls(config, model, finished, classes, videos, device, bf16)
+
+    @property
+    def folder(self) -> Path:
+        return test_folder(self.config, self.model.name)
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.parquet"
+
+    @property
+    def units(self) -> int:
+        """Units of a test video: at least those that the model was trained with."""
+        return max(self.config.testing.units, self.finished.units)
+
+    @property
+    def piece_size(self) -> int:
+        """Videos in a piece: whole batches, whatever the number of ranks."""
+        batch = self.config.testing.batch_size
+        wanted = min(LARGEST_PIECE, max(1, len(self.videos) // PIECES))
+        return batch * max(1, round(wanted / batch))
+
+    @property
+    def piece_files(self) -> list[Path]:
+        count = -(-len(self.videos) // self.piece_size)
+        return [self.folder / "pieces" / f"{number:06d}.parquet" for number in range(count)]
+
+    def rank_file(self, rank: int) -> Path:
+        return self.folder / "pieces" / f"rank_{rank}.json"
+
+    def begin(self) -> None:
+        """Keep the pieces of an earlier attempt at this very test; clear away those of another."""
+        pieces = self.folder / "pieces"
+        plan, plan_file = self.plan(), pieces / "plan.json"
+        if pieces.exists() and not (plan_file.exists() and read_json(plan_file) == plan):
+            shutil.rmtree(pieces)
+        write_json(plan_file, plan)
+        for stale in pieces.glob("rank_*.json"):
+            stale.unlink()
+        done = sum(file.exists() for file in self.piece_files)
+        if done:
+            print(f"test: goes on; {done} of {len(self.piece_files)} pieces are done", file=sys.stderr)
+
+    def plan(self) -> dict[str, Any]:
+        """What the predictions depend on: equal plans give equal pieces."""
+        testing = dataclasses.asdict(self.config.testing) | {"orders": list(self.config.testing.orders)}
+        for name in ("workers", "precision", "chunk"):
+            del testing[name]
+        return {
+            "format": FORMAT,
+            "checkpoint_sha256": file_sha256(self.finished.path),
+            "dataset_fingerprint": index.dataset_info(self.config)["fingerprint"],
+            "videos_sha": configuration.sha([(v.video_id, v.class_index, v.num_frames) for v in self.videos]),
+            "units": self.finished.units,  # of a released checkpoint, the config's
+            "frame_stride": self.finished.frame_stride,
+            "bf16": self.bf16,
+            "device": self.device.type,
+            "seed": self.config.seed,
+            "piece_size": self.piece_size,
+            "testing": testing,
+        }
+
+    def run(self, ranks: DistributedContext) -> None:
+        """Score this rank's share of the pieces."""
+        size = self.piece_size
+        mine = {
+            file: self.videos[number * size : (number + 1) * size]
+            for number, file in enumerate(self.piece_files)
+            if number % ranks.size == ranks.rank and not file.exists()
+        }
+        videos = [video for piece in mine.values() for video in piece]
+        clock = Clock()
+        lines = LogLines(f"test {self.model.name}", len(videos), "videos") if ranks.is_main else None
+        tables = self._tables(videos, clock)
+        for file, piece in mine.items():
+            done: list[pa.Table] = []
+            while sum(table.num_rows for table in done) < len(piece):
+                done.append(next(tables))
+                if lines:
+                    lines.advance(done[-1].num_rows)
+            write_table(file, pa.concat_tables(done))
+        if lines:
+            lines.close()
+        clock.stop(len(videos))
+        write_json(self.rank_file(ranks.rank), dataclasses.asdict(clock))
+
+    def _tables(self, videos: list[VideoRecord], clock: Clock) -> Iterator[pa.Table]:
+        """Predictions of batch after batch. A piece is whole batches, so that none is in two pieces."""
+        testing = self.config.testing
+        scorer = Scorer(
+            self.finished.model,
+            orders=testing.orders,
+            unit_counts=unit_counts(self.finished.units, self.units) if testing.combinations else (),
+            combinations=testing.combinations,
+            chunk=testing.chunk,
+            bf16=self.bf16,
+            seed=self.config.seed,
+        )
+        by_id = {video.video_id: video for video in videos}
+        for batch in clock.waiting(prefetch(self._loader(videos), self.device)):
+            scores, unit_scores = scorer(batch.frames, batch.video_id)
+            records = [by_id[video_id] for video_id in batch.video_id]
+            identity = {
+                "video_id": batch.video_id,
+                "label": [self.classes[record.class_index] for record in records],
+                "class_index": [record.class_index for record in records],
+                "part": [Path(record.shard).stem for record in records],
+            }
+            yield predictions_table(identity, self.classes, scores, unit_scores)
+
+    def _loader(self, videos: list[VideoRecord]) -> Loader:
+        testing = self.config.testing
+        return eval_loader(
+            videos,
+            units=self.units,
+            frames=self.finished.frames,
+            frame_stride=self.finished.frame_stride,
+            crop_size=testing.crop_size,
+            crops=testing.crops,
+            short_side=testing.short_side,
+            sampling=testing.sampling,
+            batch_size=testing.batch_size,
+            workers=self._workers(),
+            decode_on=self.model.final.training.decode_on,
+        )
+
+    def _workers(self) -> int:
+        """Loader processes; beside processes that fill a CPU with the network there is no room for any."""
+        if self.config.testing.workers is not None:
+            return self.config.testing.workers
+        return 0 if self.device.type == "cpu" else default_workers(max(1, torch.cuda.device_count()))

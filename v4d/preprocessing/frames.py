@@ -1,0 +1,170 @@
+"""The frames stage: the clips of one part become one shard and its ledger.
+
+A bad clip never fails a part: it becomes a row with its status and the decoder's own words. More of
+them than `max_bad_share` point at something else (a disk, a decoder), and fail it.
+"""
+
+import functools
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from v4d.config import DatasetConfig, FramesConfig, frame_size
+from v4d.data.shard_writer import ShardHeader, ShardWriter
+from v4d.errors import V4DError
+from v4d.preprocessing.decode import ClipBytes, DecodedClip, decode_clip, decoder_names
+from v4d.utils.files import atomic_path
+from v4d.utils.processes import TaskResult, run_in_children
+from v4d.utils.progress import progress
+
+Row = dict[str, Any]
+_FAILURE_STATUS = {"error": "corrupt", "crashed": "corrupt", "timeout": "timeout"}
+_NOTHING = {"num_frames": 0, "fps": 0.0, "width": 0, "height": 0, "bytes": 0}
+_NAMED_BAD_VIDEOS = 5
+
+
+def extract_part(
+    tar: str | Path,
+    clips_ledger: str | Path,
+    shard: str | Path,
+    ledger: str | Path,
+    settings: FramesConfig,
+    *,
+    threads: int,
+    max_bad_share: float,
+) -> dict[str, int]:
+    """Decode a part's clips into a shard, and account for each of its videos.
+
+    Args:
+        tar, clips_ledger: what the clips stage made; videos that are bad in its ledger are carried over.
+        shard, ledger: what to write; both whole, or as they were.
+        threads: decoder processes.
+        max_bad_share: of the clips that the clips stage called good, the share that may turn out bad.
+
+    Returns:
+        The number of videos of each status.
+
+    Raises:
+        V4DError: an input cannot be read, too many clips are bad, the disk is full, or another process
+            is writing the shard.
+    """
+    import pyarrow.parquet as pq
+
+    table = read_ledger(Path(clips_ledger))
+    rows = table.to_pylist()
+    members = tar_members(Path(tar))
+    good = [row for row in rows if row["status"] == "ok"]
+    for row in good:
+        if row["video_id"] not in members:
+            row.update(status="missing", reason=f"no clip in {Path(tar).name}", **_NOTHING)
+    part = "/".join(Path(shard).with_suffix("").parts[-2:])
+    present = [row for row in good if row["status"] == "ok"]
+    with ShardWriter(shard, _header(settings)) as writer:
+        outcomes = _decode(present, members, settings, threads)
+        shown = progress(outcomes, total=len(present), what=part, unit="clips")
+        for row, outcome in zip(present, shown, strict=True):
+            _take(row, outcome, writer)
+        _check_share(part, good, max_bad_share)
+    with atomic_path(ledger) as temporary:
+        pq.write_table(table.from_pylist(rows, schema=table.schema), temporary)
+    return dict(Counter(row["status"] for row in rows).most_common())
+
+
+def make_shard(
+    dataset: DatasetConfig, settings: FramesConfig, split: str, part: str, threads: int
+) -> dict[str, int]:
+    """`extract_part` for a part of a configured data set."""
+    clips, frames = dataset.root / "clips" / split, dataset.root / "frames" / split
+    return extract_part(
+        clips / f"{part}.tar",
+        clips / f"{part}.parquet",
+        frames / f"{part}.lmdb",
+        frames / f"{part}.parquet",
+        settings,
+        threads=threads,
+        max_bad_share=dataset.max_bad_share,
+    )
+
+
+def tar_members(path: Path) -> dict[str, ClipBytes]:
+    """Where each clip of a WebDataset tar lies, by video id.
+
+    Raises:
+        V4DError: the tar cannot be read.
+    """
+    where = str(path.absolute())  # children start in a folder of their own
+    try:
+        with tarfile.open(path, "r:") as archive:
+            return {
+                member.name.removesuffix(".mp4"): ClipBytes(where, member.offset_data, member.size)
+                for member in archive
+                if member.isfile() and member.name.endswith(".mp4")
+            }
+    except (OSError, tarfile.TarError) as error:
+        raise V4DError(f"cannot read clips {path}: {error}") from error
+
+
+def _decode(
+    rows: list[Row], members: dict[str, ClipBytes], settings: FramesConfig, threads: int
+) -> Iterator[TaskResult]:
+    return run_in_children(
+        functools.partial(decode_clip, settings=settings),
+        (members[row["video_id"]] for row in rows),
+        processes=max(1, min(threads, len(rows))),
+        deadline=settings.timeout,
+    )
+
+
+def _take(row: Row, outcome: TaskResult, writer: ShardWriter) -> None:
+    """Write a decoded clip's frames to the shard and its figures to its row."""
+    clip: DecodedClip = outcome.value or DecodedClip(_FAILURE_STATUS[outcome.failure], outcome.reason)
+    size = sum(map(len, clip.jpegs))
+    row.update(status=clip.status, reason=clip.reason, num_frames=clip.num_frames, fps=clip.fps, bytes=size)
+    row.update(width=clip.size[0], height=clip.size[1])
+    if clip.status == "ok":
+        source = int(row["source_width"] or 0), int(row["source_height"] or 0)
+        writer.add(
+            row["video_id"],
+            clip.jpegs,
+            class_index=int(row["class_index"]),
+            num_frames=clip.num_frames,
+            fps=clip.fps,
+            size=clip.size,
+            source_size=source if all(source) else clip.source_size,
+        )
+
+
+def _check_share(part: str, rows: list[Row], max_bad_share: float) -> None:
+    bad = [row for row in rows if row["status"] != "ok"]
+    if len(bad) > max_bad_share * len(rows):
+        named = "; ".join(f"{r['video_id']}: {r['status']} ({r['reason']})" for r in bad[:_NAMED_BAD_VIDEOS])
+        raise V4DError(
+            f"{part}: {len(bad)} of {len(rows)} clips are bad, more than the share of {max_bad_share:g} "
+            f"that dataset.max_bad_share allows: {named}"
+        )
+
+
+def _header(settings: FramesConfig) -> ShardHeader:
+    decoder, encoder = decoder_names(settings)
+    size = frame_size(settings.size) if settings.size is not None else None
+    return ShardHeader(
+        size=size if isinstance(size, tuple) else None,
+        quality=settings.quality,
+        stride=settings.stride,
+        decoder=decoder,
+        encoder=encoder,
+    )
+
+
+def read_ledger(path: Path, what: str = "ledger"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError as error:
+        raise V4DError(f"cannot read {what} {path}: no such file") from error
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that is no UTF-8 any more
+        raise V4DError(f"cannot read {what} {path}: {error}") from error

@@ -1,0 +1,234 @@
+"""One video through ffmpeg: the command line of a clip, and what came of it.
+
+A clip is H.264 in MP4: `clips.size`, yuv420p, limited range and BT.601 whatever the source's range and
+matrix were (what readers that look at no tags assume, and what JPEG uses), rotation applied, no audio, key
+frames exactly `clips.gop` apart. The source's own timing is kept unless `clips.fps` is set. The same input,
+settings and ffmpeg give the same bytes.
+"""
+
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from v4d.config import ClipsConfig, frame_size
+from v4d.errors import V4DError
+from v4d.utils.ffmpeg import Finished, ffmpeg_binary, run_with_deadline
+
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
+"""What a source may be. Playlists and scripts are left out: a file `x.mp4` that is an HLS playlist could
+have ffmpeg read other files of this machine, or fetch them."""
+IN_MEMORY = 256 << 20
+"""Bytes up to which a video is held in memory rather than in an unlinked file."""
+_SIZE = re.compile(r"Stream #\d+:\d+.*: Video: .*?, ([1-9]\d*)x([1-9]\d*)\b")
+_NO_VIDEO = re.compile(r"matches no streams|does not contain any stream", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What became of one video; the ledger's columns of the same names. Without a clip all numbers are 0."""
+
+    status: str
+    reason: str = ""
+    data: bytes = b""
+    num_frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+    source_width: int = 0
+    source_height: int = 0
+    warning: str = ""
+
+
+def transcode(
+    source: Path | bytes | int, settings: ClipsConfig, *, stop: threading.Event | None = None
+) -> Clip:
+    """Make a clip of a video; whatever is wrong with the video is in the result, never an exception.
+
+    Args:
+        source: a path, the bytes of a file, or the descriptor of one.
+        stop: set by another thread to give up early.
+    """
+    started = time.monotonic()
+    with _readable(source) as (address, fds), anonymous_file() as output:
+        command = clip_command(address, f"/dev/fd/{output}", settings)
+        finished = run_with_deadline(command, timeout=settings.timeout, pass_fds=[*fds, output], stop=stop)
+        if finished.timed_out:
+            seconds = time.monotonic() - started
+            return _failed("timeout", finished, f"killed after {seconds:.0f} s: ")
+        if finished.code != 0:
+            no_video = any(_NO_VIDEO.search(line) for line in finished.complaints)
+            return _failed("no_video_stream" if no_video else "corrupt", finished)
+        return _examine(output, finished, settings)
+
+
+def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
+    """ffmpeg's arguments for one clip.
+
+    One thread each for decoder and encoder: the pool is what keeps the cores busy, and x264 writes other
+    bytes with another number of threads. `-timelimit` (CPU time, over all of ffmpeg's threads) ends one
+    whose parent was killed.
+
+    Raises:
+        V4DError: the size is odd, which yuv420p cannot hold.
+    """
+    import ffmpeg
+
+    limit = 4 * int(settings.timeout) + 4
+    binary = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
+    options = {"timelimit": limit, "filter_complex_threads": 1, "threads": 1}
+    video = ffmpeg.input(source, **options, protocol_whitelist="file", format_whitelist=CONTAINERS)[
+        "V"
+    ]  # V, not v: an attached picture is no video
+    if settings.fps is not None:
+        video = video.filter("fps", fps=settings.fps)
+    width, height = _scale(settings.size)
+    video = (
+        video.filter("scale", width, height, flags="bicubic", out_color_matrix="bt601", out_range="tv")
+        .filter("format", "yuv420p")
+        .filter("setsar", 1)
+    )
+    coding = {
+        "c:v": "libx264",
+        "preset": settings.preset,
+        "crf": settings.crf,
+        "g": settings.gop,
+        "keyint_min": settings.gop,
+        "sc_threshold": 0,
+        "threads": 1,
+    }
+    # passthrough, and a time base that is fine enough: frames are neither doubled, dropped nor moved
+    timing = {"fps_mode": "passthrough", "enc_time_base": "1:90000"}
+    tags = {"colorspace": "smpte170m", "color_range": "tv", "map_metadata": -1, "map_chapters": -1}
+    exact = {"fflags": "+bitexact", "flags": "+bitexact"}
+    result = ffmpeg.output(video, target, format="mp4", **coding, **timing, **tags, **exact, an=None)
+    return ffmpeg.compile(result, cmd=binary, overwrite_output=True)
+
+
+def _scale(size: str | int) -> tuple[int | str, int | str]:
+    """Width and height for ffmpeg's scale filter, expressions where the ratio is kept."""
+    wanted = frame_size(size)
+    sides = (wanted,) if isinstance(wanted, int) else wanted
+    if any(side % 2 for side in sides):
+        raise V4DError(f"clips.size {size}: yuv420p needs even numbers")
+    if not isinstance(wanted, int):
+        return wanted
+    # dar: the ratio as displayed, after rotation and with pixels that need not be square
+    return (
+        f"if(lt(dar,1),{wanted},2*round({wanted}*dar/2))",
+        f"if(lt(dar,1),2*round({wanted}/dar/2),{wanted})",
+    )
+
+
+def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
+    """Read the finished file back: what is in it, and that it decodes."""
+    import av
+
+    warning = " | ".join(finished.complaints)
+    if os.fstat(output).st_size == 0:
+        return _failed("corrupt" if warning else "too_short", finished, "no frame came out: ")
+    try:
+        frames, seconds, width, height = _read_back(output)
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        return _failed("corrupt", finished, f"the clip cannot be read back: {error}: ")
+    if frames < settings.min_frames or frames == 0:
+        reason = f"{frames} frames, fewer than {settings.min_frames}"
+        return _failed("too_short", finished, reason + (": " if warning else ""))
+    source_width, source_height = _source_size(finished)
+    return Clip(
+        status="ok",
+        data=_content(output),
+        num_frames=frames,
+        fps=round(frames / seconds, 3) if seconds > 0 else 0.0,
+        width=width,
+        height=height,
+        seconds=round(seconds, 3),
+        source_width=source_width,
+        source_height=source_height,
+        warning=warning,
+    )
+
+
+def _read_back(output: int) -> tuple[int, float, int, int]:
+    """Frames, seconds, width and height of a clip; every frame is read, the last group of them decoded.
+
+    Decoding all of them would add an eighth to the cost of a clip, and the frames stage does it anyway.
+
+    Raises:
+        ValueError: the last group of frames does not decode.
+        av.FFmpegError: the file is damaged.
+    """
+    import av
+
+    frames, group = 0, []
+    with av.open(f"/dev/fd/{output}", format="mp4") as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        codec.thread_count = 1
+        for packet in container.demux(stream):
+            frames += packet.size > 0
+            group = [packet] if packet.is_keyframe else [*group, packet]
+        decoded = sum(len(packet.decode()) for packet in group)  # the last packet is empty, and flushes
+        if decoded != len(group) - 1:
+            raise ValueError(f"{decoded} of its last {len(group) - 1} frames decode")
+        return frames, float((stream.duration or 0) * stream.time_base), codec.width, codec.height
+
+
+def _failed(status: str, finished: Finished, prefix: str = "") -> Clip:
+    words = finished.last_words() if finished.complaints or finished.code else ""
+    width, height = _source_size(finished)
+    reason = (prefix + words).removesuffix(": ") or f"ffmpeg ended with {finished.code}"
+    return Clip(status, reason, source_width=width, source_height=height)
+
+
+def _source_size(finished: Finished) -> tuple[int, int]:
+    """Width and height as ffmpeg prints them for its first input stream that is no attached picture."""
+    for line in finished.lines:
+        match = _SIZE.search(line)
+        if match and "(attached pic)" not in line:
+            return int(match[1]), int(match[2])
+        if "Output #0" in line:
+            break
+    return 0, 0
+
+
+@contextmanager
+def _readable(source: Path | bytes | int) -> Iterator[tuple[str, list[int]]]:
+    """An address that a child can open and seek in, and the descriptors it must inherit."""
+    if isinstance(source, Path):
+        yield f"file:{source.resolve()}", []
+    elif isinstance(source, int):
+        yield f"/dev/fd/{source}", [source]
+    else:
+        with anonymous_file(len(source)) as descriptor:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(source)
+            yield f"/dev/fd/{descriptor}", [descriptor]
+
+
+@contextmanager
+def anonymous_file(size: int = 0) -> Iterator[int]:
+    """The descriptor of a file without a name, gone when it is closed, kill -9 or not.
+
+    In memory (a pipe will not do: an MP4 with its index at the end has to be sought in), on disk where it
+    is large or the platform has no memfd.
+    """
+    if size <= IN_MEMORY and hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("v4d", os.MFD_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.TemporaryFile() as file:
+            yield file.fileno()
+
+
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

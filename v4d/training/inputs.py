@@ -1,0 +1,88 @@
+"""What a training stage reads: its batches, and what is refused before the first of them."""
+
+import torch
+
+from v4d.config import Config, StageConfig
+from v4d.data.index import records
+from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, train_loader
+from v4d.distributed.group import DistributedContext
+from v4d.errors import V4DError
+
+
+def training_batches(
+    stage: StageConfig, videos: list[VideoRecord], ranks: DistributedContext, seed: int
+) -> Loader:
+    """This rank's share of every step, a batch a pass where a step accumulates several."""
+    settings = stage.training
+    return train_loader(
+        videos,
+        units=stage.units,
+        frames=stage.frames,
+        frame_stride=stage.frame_stride,
+        crop=settings.crop,
+        batch_size=settings.batch_size // (ranks.size * settings.accumulate),
+        accumulate=settings.accumulate,
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=_workers(stage, ranks),
+        seed=seed,
+        bad_frames=settings.bad_frames,
+        locality=settings.locality,
+        decode_on=settings.decode_on,
+    )
+
+
+def validation_batches(stage: StageConfig, videos: list[VideoRecord], ranks: DistributedContext) -> Loader:
+    """This rank's share of the validation videos, each once, one crop."""
+    settings = stage.training
+    return eval_loader(
+        videos,
+        units=stage.units,
+        frames=stage.frames,
+        frame_stride=stage.frame_stride,
+        crop_size=settings.crop.size,
+        views_axis=False,
+        batch_size=max(1, settings.batch_size // ranks.size),
+        rank=ranks.rank,
+        world_size=ranks.size,
+        workers=_workers(stage, ranks),
+        decode_on=settings.decode_on,
+    )
+
+
+def _workers(stage: StageConfig, ranks: DistributedContext) -> int:
+    """Loader processes: as configured, or what the cores allow; none beside processes that fill a CPU."""
+    if stage.training.workers is not None:
+        return stage.training.workers
+    return default_workers(torch.cuda.device_count()) if ranks.device.type == "cuda" else 0
+
+
+def steps_an_epoch(config: Config, stage: StageConfig) -> int:
+    """Optimiser steps of an epoch; see `TrainPlan`."""
+    return -(-len(records(config, stage.training.split)) // stage.training.batch_size)
+
+
+def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str], processes: int) -> None:
+    """Refuse before the first step what cannot be trained.
+
+    Raises:
+        V4DError: a class without training videos, a batch larger than the data set or not divisible,
+            units that no video can serve.
+    """
+    settings = stage.training
+    absent = sorted(set(range(len(classes))) - {video.class_index for video in videos})
+    if absent:
+        raise V4DError(f"split {settings.split!r} has no usable video of class {classes[absent[0]]!r}")
+    share = processes * settings.accumulate
+    if settings.batch_size % share:
+        raise V4DError(
+            f"training.batch_size {settings.batch_size} does not divide by {processes} processes "
+            f"x {settings.accumulate} accumulated passes"
+        )
+    if settings.batch_size > len(videos):
+        raise V4DError(f"training.batch_size {settings.batch_size} exceeds the {len(videos)} training videos")
+    longest = max(video.num_frames for video in videos)
+    if stage.units > longest:
+        raise V4DError(f"units {stage.units}: the longest training video has {longest} frames")
+    if settings.sync_batchnorm and not torch.cuda.is_available():
+        raise V4DError("training.sync_batchnorm needs GPUs")

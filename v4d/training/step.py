@@ -1,0 +1,241 @@
+"""The training loop of one stage: epochs of steps, validation, checkpoints, numbers.
+
+Everything that decides the next step follows from the checkpoint and from (seed, epoch, step): a training
+that was killed and resumed ends with the same weights as one that was not.
+"""
+
+import contextlib
+import hashlib
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from v4d.config import StageConfig, TrainingConfig
+from v4d.data.loader import Batch, Loader, normalise, prefetch
+from v4d.distributed.group import DistributedContext, gather_objects, sum_over_ranks
+from v4d.errors import V4DError
+from v4d.models.v4d import VideoNet
+from v4d.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    clip_grad_norm,
+    lr_factor,
+    peak_lr,
+    set_lr,
+)
+
+
+class Preempted(Exception):
+    """The machine wants its place back; the state has been saved."""
+
+    run_status = "KILLED"
+    """What the tracker calls a run that ends so, until it goes on."""
+
+
+class Diverged(V4DError):
+    """The loss is not finite."""
+
+
+@dataclass
+class TrainState:
+    """Where a training stands, and what the epoch has summed up so far."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # optimiser steps finished in the current epoch
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # loss, correct, videos, skipped
+    seconds: float = 0.0  # of training so far, over all attempts
+    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    best: dict[str, float] = field(default_factory=dict)
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGUSR1 into a flag that the loop looks at."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = True
+
+
+class TrainStep:
+    """A network with its optimiser: what a step does, on one rank."""
+
+    def __init__(self, model: VideoNet, stage: StageConfig, ranks: DistributedContext, seed: int):
+        self.settings: TrainingConfig = stage.training
+        self.ranks, self.seed = ranks, seed
+        # One after another in place: parameters, names and what is frozen stay.
+        self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.settings.sync_batchnorm else model
+        model.gradient_checkpointing = self.settings.checkpoint_activations
+        self.optimizer = build_optimizer(model, self.settings.optimizer)
+        self.average = WeightAverage(model, self.settings.ema) if self.settings.ema else None
+        self.network = self._wrapped(model)
+        self.precision = precision_of(self.settings.precision, ranks.device)
+
+    def _wrapped(self, model: VideoNet) -> nn.Module:
+        network: nn.Module = model
+        if self.settings.compile:
+            network = torch.compile(network)
+        if torch.distributed.is_initialized():
+            devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
+            network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True)
+        return network
+
+    def step(self, batches: list[Batch], epoch: int, step: int, part: float) -> torch.Tensor:
+        """One optimiser step over the batches (gradient accumulation); `part` is the epoch as a fraction.
+
+        The loss is the mean over all videos of the step on all ranks, exactly, however unevenly the last
+        step of an epoch is spread.
+
+        Returns:
+            Sums over this rank's videos: loss, correct ones, videos, skipped videos. On the device.
+        """
+        set_lr(self.optimizer, self.lr(part))
+        self.optimizer.zero_grad(set_to_none=True)
+        counts = torch.stack([batch.weight.sum() for batch in batches]).to(self.ranks.device)
+        total = sum_over_ranks(self.ranks, counts.sum()).clamp(min=1)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)
+        for number, batch in enumerate(batches):
+            seed_step(self.seed, epoch, step, number, self.ranks.rank)
+            last = number == len(batches) - 1
+            with _no_sync(self.network, active=not last):
+                loss, batch_sums = self._loss(batch)
+                # DDP divides gradients by the number of ranks
+                (loss * self.ranks.size / total).backward()
+            sums += batch_sums
+        clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        return sums
+
+    def lr(self, part: float) -> float:
+        """The learning rate at an epoch, which may be a fraction."""
+        return peak_lr(self.settings) * lr_factor(self.settings.schedule, part, self.settings.epochs)
+
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of losses over a batch, and the four sums of `step`."""
+        x = normalise(batch.frames)
+        labels, weight = batch.class_index, batch.weight
+        mixed, share = None, 1.0
+        if self.settings.mixup:
+            share = float(torch.distributions.Beta(self.settings.mixup, self.settings.mixup).sample())
+            x = x * share + x.roll(1, 0) * (1 - share)
+            mixed = labels.roll(1, 0)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self.network(x)
+        losses = self._cross_entropy(logits, labels)
+        if mixed is not None:
+            losses = losses * share + self._cross_entropy(logits, mixed) * (1 - share)
+        loss = (losses * weight).sum()  # a video that was dropped, or fills up a step, weighs nothing
+        correct = ((logits.argmax(1) == labels) * weight).sum()
+        skipped = weight.new_tensor(float(len(batch.skipped)))
+        return loss, torch.stack([loss.detach(), correct, weight.sum(), skipped]).double()
+
+    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        smoothing = self.settings.label_smoothing
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+
+    def state(self) -> dict[str, Any]:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            state["average"] = self.average.state
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            for name, value in state["average"].items():
+                self.average.state[name].copy_(value)
+
+
+def train_epoch(
+    learner: TrainStep, loader: Loader, position: TrainState, accumulate: int, stop: StopSignal
+) -> Iterator[tuple[int, list[float], bool]]:
+    """Train from `position.step` to the end of the epoch.
+
+    Yields:
+        `(steps of the epoch, sums over all ranks since the last yield, whether any rank wants to stop)` every
+        `log_steps` steps and after the last: the only moments at which the host waits for the device.
+
+    Raises:
+        Diverged: the loss is not finite.
+    """
+    settings = learner.settings
+    loader.set_epoch(position.epoch, start_step=position.step * accumulate)
+    steps = len(loader) // accumulate
+    device = learner.ranks.device
+    pending = torch.zeros(4, dtype=torch.float64, device=device)
+    seen: list[tuple[float, int, list[str], torch.Tensor]] = []
+    batches = prefetch(loader, device)
+    while position.step < steps:
+        group = list(islice(batches, accumulate))
+        for line in (line for batch in group for line in batch.skipped):
+            print(f"skipped: {line}", file=sys.stderr, flush=True)
+        part = position.epoch + position.step / steps
+        sums = learner.step(group, position.epoch, position.step, part)
+        pending += sums
+        seen.append((part, position.step, [i for batch in group for i in batch.video_id if i], sums[0]))
+        position.step += 1
+        if position.step % settings.log_steps == 0 or position.step == steps:
+            bad = _first_bad(seen, learner)
+            flags = pending.new_tensor([float(stop.received), float(bad is not None)])
+            *totals, stops, diverged = sum_over_ranks(learner.ranks, torch.cat([pending, flags])).tolist()
+            if diverged:
+                raise Diverged(_say_together(learner.ranks, bad))
+            yield steps, totals, stops > 0
+            pending.zero_()
+            seen.clear()
+
+
+def _first_bad(seen: list[tuple[float, int, list[str], torch.Tensor]], learner: TrainStep) -> str | None:
+    """A line on the first step whose loss is not finite."""
+    losses = torch.stack([loss for *_, loss in seen]).tolist()
+    for (part, step, video_ids, _), loss in zip(seen, losses, strict=True):
+        if not math.isfinite(loss):
+            return (
+                f"loss is {loss} at step {step + 1} of epoch {int(part) + 1}, learning rate "
+                f"{learner.lr(part):.3g}, videos {', '.join(video_ids)}"
+            )
+    return None
+
+
+def _say_together(ranks: DistributedContext, message: str | None) -> str:
+    """Rank 0 speaks for the first rank that has something to say."""
+    gathered = gather_objects(ranks, message)
+    return next((text for text in gathered or [] if text), "loss is not finite")
+
+
+def seed_step(seed: int, epoch: int, step: int, batch: int, rank: int) -> None:
+    """Seed what a forward pass draws (dropout, mixup) from its place in the training.
+
+    No generator's state needs to be kept, and a resumed training draws what it would have drawn.
+    """
+    text = f"{seed}/{epoch}/{step}/{batch}/{rank}".encode()
+    torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
+
+
+def precision_of(setting: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU and float32 on a CPU."""
+    if setting == "auto":
+        return "bf16" if device.type == "cuda" else "float32"
+    return setting
+
+
+def _no_sync(network: nn.Module, active: bool) -> Any:
+    """Hold DDP's reduction back until the last batch of a step."""
+    if active and isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    return contextlib.nullcontext()

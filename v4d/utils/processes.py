@@ -1,0 +1,162 @@
+"""Work in child processes with a deadline: for libraries that hang, crash or hold the interpreter's lock.
+
+Some videos send a decoder into an endless loop inside C code; no exception and no thread gets it out
+of there, only the end of its process.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+_START_SECONDS = 120
+_GRACE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of one task: its value, or why there is none."""
+
+    value: Any = None
+    failure: str | None = None
+    """None, `error` (the function raised), `timeout` or `crashed` (its process died)."""
+    reason: str = ""
+
+
+def run_in_children(
+    function: Callable[[Any], Any], tasks: Iterable[Any], *, processes: int, deadline: float
+) -> Iterator[TaskResult]:
+    """Call `function` on every task in child processes; outcomes come in the order of the tasks.
+
+    At most two tasks for each process are on their way or wait for their turn to be handed out, which
+    bounds memory.
+
+    Args:
+        function: from the top level of a module, or a `functools.partial` of such; it is pickled.
+        deadline: seconds a task may take; then its process is killed and replaced.
+    """
+    tasks = enumerate(tasks)
+    children = [_Child(function, deadline) for _ in range(processes)]
+    finished: dict[int, TaskResult] = {}
+    sent = handed_out = 0
+    more = True
+    try:
+        while more or handed_out < sent:
+            for child in children:
+                if more and child.task is None and sent - handed_out < 2 * processes:
+                    task = next(tasks, None)
+                    more = task is not None
+                    if more:
+                        child.give(*task)
+                        sent += 1
+            finished.update(_collect([child for child in children if child.task is not None]))
+            while handed_out in finished:
+                yield finished.pop(handed_out)
+                handed_out += 1
+    finally:
+        for child in children:
+            child.stop()
+
+
+def _collect(busy: list["_Child"]) -> dict[int, TaskResult]:
+    """Wait until at least one of the busy children is done, one way or the other."""
+    if not busy:
+        return {}
+    first = min(child.until for child in busy)
+    ready = wait([child.connection for child in busy], max(0.0, first - time.monotonic()))
+    outcomes = {}
+    for child in busy:
+        number = child.task
+        if child.connection in ready:
+            outcomes[number] = child.take()
+        elif child.until <= time.monotonic():
+            child.restart()
+            outcomes[number] = TaskResult(failure="timeout", reason=f"not done after {child.deadline:g} s")
+    return outcomes
+
+
+class _Child:
+    """One child process and the task it is at.
+
+    It is forked from a clean server process that has imported the function's module: that is safe
+    beside threads, and takes milliseconds.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], deadline: float):
+        self.function, self.deadline = function, deadline
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([getattr(self.function, "func", self.function).__module__])
+        self.task: int | None = None
+        self.until = math.inf
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, self.function, self.deadline), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+        if not self.connection.poll(_START_SECONDS) or self._receive() != "ready":
+            raise RuntimeError("a child process did not start")
+
+    def give(self, number: int, task: Any) -> None:
+        self.task, self.until = number, time.monotonic() + self.deadline
+        with contextlib.suppress(BrokenPipeError):  # it died while idle: take() finds out
+            self.connection.send(task)
+
+    def take(self) -> TaskResult:
+        """The outcome of the task; a child that died is replaced."""
+        outcome = self._receive()
+        if outcome is None:
+            self.process.join(_GRACE_SECONDS)
+            reason = f"the process ended with exit code {self.process.exitcode}"
+            self.restart()
+            return TaskResult(failure="crashed", reason=reason)
+        self.task = None
+        return outcome
+
+    def restart(self) -> None:
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.connection.close()
+
+    def _receive(self) -> Any:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            return None
+
+
+def _serve(connection: Connection, function: Callable[[Any], Any], deadline: float) -> None:
+    """What a child does: one task after the other until its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # the parent was ended meanwhile: recv() finds out
+        connection.send("ready")
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        # Should the parent be gone, the kernel ends a task that hangs.
+        signal.alarm(math.ceil(deadline) + _GRACE_SECONDS)
+        try:
+            outcome = TaskResult(function(task))
+        except Exception as error:
+            outcome = TaskResult(failure="error", reason=f"{type(error).__name__}: {error}")
+        signal.alarm(0)
+        try:
+            connection.send(outcome)
+        except OSError:
+            return
