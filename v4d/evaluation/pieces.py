@@ -74,6 +74,8 @@ class Clock:
 class TestRun:
     """A test, ready to run: the model, the videos, and all that the scores depend on."""
 
+    __test__ = False  # pytest: this is no test
+
     config: Config
     model: ModelConfig
     finished: LoadedModel
