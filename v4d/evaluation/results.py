@@ -63,8 +63,8 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
 
 def draw(folder: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
     """The plots of a test, as files."""
-    from v4d.plotting.style import save
     from v4d.plotting import plots  # matplotlib takes a second to import
+    from v4d.plotting.style import save
 
     save(folder / "confusion.png", plots.confusion(tables["confusion"]))
     save(folder / "per_class.png", plots.per_class(tables["per_class"]))
