@@ -2,9 +2,6 @@
 # it: `snakemake --cores all --configfile config/kinetics400.yaml --resources gpu=8`.
 
 
-configfile: "config/config.yaml"
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/annotations.smk"
 include: "workflow/rules/download.smk"

@@ -24,8 +24,8 @@ from v4d.config import FramesConfig
 from v4d.preprocessing.decode import ClipBytes, decode_clip
 from v4d.preprocessing.frames import extract_part
 
-PYAV = FramesConfig("320x256", quality=90, stride=1, decoder="pyav", timeout=120)
-DECORD = FramesConfig("320x256", quality=90, stride=1, decoder="decord", timeout=120)
+PYAV = FramesConfig(size="320x256", quality=90, stride=1, decoder="pyav", timeout=120)
+DECORD = FramesConfig(size="320x256", quality=90, stride=1, decoder="decord", timeout=120)
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ from v4d.data.loader import VideoRecord, train_loader
 from v4d.data.shards import ShardHeader, ShardReader, ShardWriter
 from v4d.preprocessing.decode import ClipBytes, decode_clip
 
-CROP = CropConfig("multi_scale", baselines.SIZE, (256, 320), flip=0.5, color_jitter=0.0, randaugment=0)
+CROP = CropConfig(kind="multi_scale", size=baselines.SIZE, jitter=(256, 320), flip=0.5)
 SHAPE = {"units": baselines.UNITS, "frames": baselines.FRAMES, "frame_stride": baselines.STRIDE}
-FRAME_SETTINGS = FramesConfig("320x256", quality=90, stride=1, decoder="auto", timeout=120)
+FRAME_SETTINGS = FramesConfig(size="320x256", quality=90, stride=1, decoder="auto", timeout=120)
 COPIES = 6
 """Videos of the shard for each clip: enough bytes to tell the disk from its cache."""
 BATCH = 6

@@ -10,28 +10,69 @@ from typing import Any
 import yaml
 
 from v4d import config as configs
-from v4d.config import Config
+from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig, TrackingConfig, preparation_settings
 from v4d.datasets import annotations
 from v4d.datasets.kinetics import REPLACED_SPLIT
 from v4d.errors import V4DError
-from v4d.utils.files import write_text
+from v4d.utils.files import read_json
 
-# Settings of a stage that do not change its weights: editing them must not train anew.
-UNESSENTIAL = ("workers", "log_steps", "checkpoint_minutes", "keep_checkpoints", "gpus", "processes")
+REMAKE = "V4D_REMAKE"
+"""Environment variable: 1 lets clips and frames of other settings be made anew."""
 
 
-def resolve_in_place(document: dict[str, Any]) -> Config:
-    """Check Snakemake's config, fill it in place, and refuse a results folder of another data set.
+def resolve_in_place(document: dict[str, Any], workflow: Any) -> Config:
+    """Put the config of a run into Snakemake's own mapping, whole and checked.
+
+    Snakemake would join places of blocks of two files, and lay every config over the demo's; so the files are
+    read here: those of `--configfile` in their order, or the demo where none is given, and `--config` on top.
 
     Raises:
         V4DError: one line that names the key or the folder.
     """
-    resolved = configs.resolve(document)
+    given = workflow.config_settings
+    files = given.configfiles or [Path(workflow.basedir) / "config/config.yaml"]
+    resolved = configs.resolve(configs.merge(configs.read(*files), dict(given.config)))
     document.clear()
     document.update(resolved)
     config = configs.build(resolved)
-    check_results_folder(config)
+    if not is_job(workflow):
+        check_results_folder(config)
+        if not may_remake(workflow):
+            check_dataset_settings(config)
     return config
+
+
+def is_job(workflow: Any) -> bool:
+    """Whether this is the Snakemake that runs inside a job, started by another."""
+    return workflow.exec_mode.name != "DEFAULT"
+
+
+def may_remake(workflow: Any) -> bool:
+    """Whether clips and frames of other settings are asked for, by Snakemake's force options or V4D_REMAKE."""
+    dag = workflow.dag_settings
+    forced = {"clips", "frames"} & set(map(str, dag.forcerun))
+    return bool(dag.forceall or forced or os.environ.get(REMAKE, "0") != "0")
+
+
+def check_dataset_settings(config: Config) -> None:
+    """Refuse clips or frames settings other than those that the finished data set was made with.
+
+    Raises:
+        V4DError: the first key that differs, and how to go on.
+    """
+    info = config.dataset.paths.info
+    if not info.exists():
+        return
+    made_with = read_json(info).get("settings", {})
+    for stage, now in preparation_settings(config).items():
+        for key in {**now, **made_with.get(stage, {})}:
+            then = made_with.get(stage, {}).get(key)
+            if stage in made_with and now.get(key) != then:
+                raise V4DError(
+                    f"{config.dataset.root} was made with {stage}.{key} {then!r}, this config has "
+                    f"{now.get(key)!r}: set it to {then!r}, give dataset.name another name, or make the "
+                    f"data set anew with {REMAKE}=1"
+                )
 
 
 def check_results_folder(config: Config) -> None:
@@ -40,7 +81,7 @@ def check_results_folder(config: Config) -> None:
     Raises:
         V4DError: results/<name> was written for another data set.
     """
-    path = resolved_path(config)
+    path = config.paths.config
     if not path.exists():
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -87,26 +128,11 @@ def stage_settings(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, model in config.document["models"].items():
         if model["checkpoint"] is None:
-            result[name] = {stage["name"]: _essential(stage) for stage in model["stages"]}
+            result[name] = {
+                stage["name"]: configs.settings(stage, configs.stage_class(stage))
+                for stage in model["stages"]
+            }
     return result
-
-
-def _essential(stage: dict[str, Any]) -> dict[str, Any]:
-    training = {key: value for key, value in stage["training"].items() if key not in UNESSENTIAL}
-    return stage | {"training": training}
-
-
-def resolved_path(config: Config) -> Path:
-    return config.results / "config.yaml"
-
-
-def write_resolved(config: Config) -> Path:
-    """The whole config as it was resolved, as the file that the stages read."""
-    path = resolved_path(config)
-    text = yaml.safe_dump(config.document, sort_keys=False, allow_unicode=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    return path
 
 
 def shell_prefix(checkout: str) -> str:
@@ -151,7 +177,12 @@ def annotation_settings(config: Config) -> dict[str, Any]:
 
 def clips_settings(config: Config) -> dict[str, Any]:
     """What clips depend on."""
-    return _without(config.document["clips"], "keep")
+    return configs.settings(config.document["clips"], ClipsConfig)
+
+
+def frames_settings(config: Config) -> dict[str, Any]:
+    """What frames depend on."""
+    return configs.settings(config.document["frames"], FramesConfig)
 
 
 def part_settings(config: Config) -> Callable[[Any], dict[str, bool]]:
@@ -213,12 +244,12 @@ def failures(config: Config, since: float) -> list[str]:
 
 def testing_settings(config: Config) -> dict[str, Any]:
     """What test results depend on."""
-    return _without(config.document["testing"], "workers", "batch_size", "chunk")
+    return configs.settings(config.document["testing"], TestingConfig)
 
 
 def tracking_settings(config: Config) -> dict[str, Any]:
     """Where runs are tracked; what is logged there in detail is no reason to log again."""
-    return _without(config.document["tracking"], "log_model", "system_metrics")
+    return configs.settings(config.document["tracking"], TrackingConfig)
 
 
 def gpus(config: Config, model: str, stage: str | None = None) -> int:
@@ -234,7 +265,3 @@ def keeps_archives(config: Config) -> bool:
 def temporary_unless(kept: bool, path: str, temp: Any) -> Any:
     """Mark an output as one that Snakemake deletes when nothing needs it any more."""
     return path if kept else temp(path)
-
-
-def _without(mapping: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if key not in keys}

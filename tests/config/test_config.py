@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from v4d import config
-from v4d.config.schema import schema
+
 from v4d.errors import V4DError
 
 ROOT = Path(__file__).parents[2]

@@ -31,7 +31,7 @@ from v4d.data.shard_format import seal
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
 
-CROP = CropConfig("multi_scale", 40, (64, 80), flip=0.5, color_jitter=0.0, randaugment=0)
+CROP = CropConfig(kind="multi_scale", size=40, jitter=(64, 80), flip=0.5)
 TRAIN = {"units": 3, "frames": 4, "frame_stride": 2, "crop": CROP, "batch_size": 4, "seed": 5}
 EVAL = {"units": 3, "frames": 4, "frame_stride": 2, "crop_size": 48, "batch_size": 4}
 

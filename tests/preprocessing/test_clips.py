@@ -1,4 +1,3 @@
-import dataclasses
 import tarfile
 import threading
 import time
@@ -121,14 +120,14 @@ def test_variable_rate_is_kept_unless_a_rate_is_configured(tmp_path):
     times = [frame.time for frame in decoded(video, tmp_path)]
     kept = [frame.time for frame in decoded(transcode(video, SETTINGS).data, tmp_path)]
     assert np.allclose(np.diff(kept), np.diff(times), atol=1e-3) and np.ptp(np.diff(times)) > 0.03
-    constant = transcode(video, dataclasses.replace(SETTINGS, fps=10.0))
+    constant = transcode(video, SETTINGS.replace(fps=10.0))
     steps = np.diff([frame.time for frame in decoded(constant.data, tmp_path)])
     assert np.allclose(steps, 0.1, atol=1e-3) and constant.fps == 10
 
 
 def test_rotation_is_applied():
     video = broken_videos.rotated()
-    clip = transcode(video, dataclasses.replace(SETTINGS, size=48))
+    clip = transcode(video, SETTINGS.replace(size=48))
     assert (clip.width, clip.height) == (48, 64)
     upright = rgb(clip.data, 48, 64).astype(int)
     expected = rgb(broken_videos.sound(), 48, 64, "transpose=2").astype(int)  # the matrix says 90 to the left
@@ -138,7 +137,7 @@ def test_rotation_is_applied():
 @pytest.mark.parametrize("kind", ["full_range", "ten_bit", "wrong_extension"])
 def test_colours_stay_what_they_were(kind):
     video = broken_videos.KINDS[kind][0]()
-    clip = transcode(video, dataclasses.replace(SETTINGS, size="64x48", crf=1))
+    clip = transcode(video, SETTINGS.replace(size="64x48", crf=1))
     before, after = rgb(video, 64, 48).astype(int), rgb(clip.data, 64, 48).astype(int)
     assert before.shape == after.shape
     # swscale itself is a level or two off; a wrong range or matrix is off by 10 and more
@@ -150,17 +149,17 @@ def test_colours_stay_what_they_were(kind):
     ("kind", "size"), [("odd_size", (64, 48)), ("anamorphic", (128, 48)), ("rotated", (48, 64))]
 )
 def test_a_short_side_keeps_the_ratio_as_displayed_in_even_numbers(kind, size):
-    clip = transcode(broken_videos.KINDS[kind][0](), dataclasses.replace(SETTINGS, size=48))
+    clip = transcode(broken_videos.KINDS[kind][0](), SETTINGS.replace(size=48))
     assert (clip.width, clip.height) == size
 
 
 def test_an_odd_size_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(V4DError, match=r"clips\.size 49x32"):
-        make(tmp_path, [], table([]), settings=dataclasses.replace(SETTINGS, size="49x32"))
+        make(tmp_path, [], table([]), settings=SETTINGS.replace(size="49x32"))
 
 
 def test_fewer_frames_than_configured_is_too_short():
-    clip = transcode(broken_videos.one_frame(), dataclasses.replace(SETTINGS, min_frames=2))
+    clip = transcode(broken_videos.one_frame(), SETTINGS.replace(min_frames=2))
     assert (clip.status, clip.num_frames, clip.data) == ("too_short", 0, b"")
     assert clip.reason == "1 frames, fewer than 2"
 
@@ -190,7 +189,7 @@ exec {real} "$@"
 """
     monkeypatch.setenv("V4D_FFMPEG", stub(tmp_path / "ffmpeg", script))
     videos = [SourceVideo(f"v{n}", b"HANG" if n == 1 else broken_videos.sound()) for n in range(6)]
-    quick = dataclasses.replace(SETTINGS, timeout=1.5)
+    quick = SETTINGS.replace(timeout=1.5)
     ledger = make(tmp_path, videos, table([f"v{n}" for n in range(6)]), settings=quick)
     assert list(ledger["status"]) == ["ok", "timeout", "ok", "ok", "ok", "ok"]
     assert "killed after" in ledger["reason"][1] and "looping" in ledger["reason"][1]

@@ -3,7 +3,6 @@
 import io
 import resource
 import tarfile
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -113,7 +112,7 @@ def test_clips_become_a_shard_and_a_ledger(tmp_path, shard_clips):
 def test_a_source_size_that_no_ledger_knows_is_the_clips_own(tmp_path, shard_clips):
     unknown = [row("second", source_width=None, source_height=None), row("third", source_width=0)]
     stage = Stage(tmp_path, shard_clips, unknown)
-    stage.run(replace(SETTINGS, size="40x32"))
+    stage.run(SETTINGS.replace(size="40x32"))
     videos = dict(ShardReader(stage.shard).videos())
     assert {v: (video.source_width, video.source_height) for v, video in videos.items()} == {
         "second": (80, 60),
@@ -135,7 +134,7 @@ def test_a_stride_halves_the_space_and_source_numbers_stay(tmp_path, shard_clips
     stage.run()
     whole = {name: ShardReader(stage.shard).jpegs(name, range(8)) for name in shard_clips}
     size = ShardReader(stage.shard).counts()["bytes"]
-    stage.run(replace(SETTINGS, stride=2))
+    stage.run(SETTINGS.replace(stride=2))
     reader = ShardReader(stage.shard)
     assert 0.4 < reader.counts()["bytes"] / size < 0.6
     for name, frames in (("-first_1", 21), ("second", 14), ("third", 8)):
@@ -162,7 +161,7 @@ def test_bad_clips_are_rows_with_the_decoders_words(tmp_path, shard_clips):
 def test_a_clip_past_its_deadline_is_a_row(tmp_path, shard_clips):
     long = make_clip(tmp_path / "long.mp4", source="testsrc2=size=640x480:rate=25", frames=400).read_bytes()
     stage = Stage(tmp_path, {"long": long} | shard_clips, [row(name) for name in ("long", *shard_clips)])
-    stage.run(replace(SETTINGS, timeout=0.4))
+    stage.run(SETTINGS.replace(timeout=0.4))
     assert stage.rows()["long"]["status"] == "timeout"
     assert "0.4 s" in stage.rows()["long"]["reason"]
     assert set(ShardReader(stage.shard).video_ids) == set(shard_clips)

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
         settings, "dataset", state_file=settings.results / "dataset" / "mlflow_run.json"
     ) as tracker:
         tracker.set_tags(
-            {"dataset_fingerprint": info["fingerprint"], "config_sha": config.sha(settings.document)}
+            {"dataset_fingerprint": info["fingerprint"], "config_sha": config.config_sha(settings)}
         )
         tracker.log_params({"name": info["name"], "source": info["source"], "classes": info["classes"]})
         for split, counts in info["counts"].items():

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pandas
 
-from v4d.config import DatasetConfig, KineticsConfig
+from v4d.config import DatasetConfig
 from v4d.datasets.download.fetch import Check, fetch
 from v4d.datasets.download.http import RetryPolicy
+from v4d.datasets.kinetics_options import KineticsOptions
 from v4d.datasets.lockfile import LockFile
 from v4d.errors import V4DError
 
@@ -57,15 +58,15 @@ def published_counts(dataset: DatasetConfig) -> pandas.DataFrame | None:
     return table.loc[[s for s in dataset.splits if s in table.index], columns].astype("Int64")
 
 
-def archive_url(kinetics: KineticsConfig, split: str, part: str) -> str:
+def archive_url(kinetics: KineticsOptions, split: str, part: str) -> str:
     return f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/{split}/{part}.tar.gz"
 
 
-def archive_list_url(kinetics: KineticsConfig, split: str) -> str:
+def archive_list_url(kinetics: KineticsOptions, split: str) -> str:
     return f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/{split}/k{kinetics.version}_{split}_path.txt"
 
 
-def replacements_url(kinetics: KineticsConfig) -> str:
+def replacements_url(kinetics: KineticsOptions) -> str:
     name = f"replacement_for_corrupted_k{kinetics.version}.tgz"
     return f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/{name}"
 

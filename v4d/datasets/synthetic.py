@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from v4d.config import DatasetConfig, SyntheticConfig
+from v4d.config import DatasetConfig
+from v4d.datasets.synthetic_options import SyntheticOptions
 from v4d.errors import V4DError
 from v4d.utils.ffmpeg import ffmpeg_binary
 from v4d.utils.files import atomic_path
@@ -44,7 +45,7 @@ class Scene:
     noise: float
 
 
-def video_ids(settings: SyntheticConfig, split: str) -> list[tuple[str, int]]:
+def video_ids(settings: SyntheticOptions, split: str) -> list[tuple[str, int]]:
     """The ids and class indices of a split, classes in turn."""
     return [(f"{split}_{n:05d}", n % len(CLASSES)) for n in range(settings.videos[split])]
 
@@ -74,7 +75,7 @@ def make_archive(dataset: DatasetConfig, split: str, part: str, path: Path) -> N
             archive.addfile(info, io.BytesIO(video))
 
 
-def draw_scene(settings: SyntheticConfig, video_id: str, class_index: int) -> Scene:
+def draw_scene(settings: SyntheticOptions, video_id: str, class_index: int) -> Scene:
     """Draw the lots for one video."""
     digest = hashlib.sha256(f"{settings.seed}/{video_id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import pandas
 
-from v4d.config import DatasetConfig, KineticsConfig
+from v4d.config import DatasetConfig
 from v4d.datasets.annotations import YOUTUBE, archive_names, missing_reason
 from v4d.datasets.download.checksums import digest
+from v4d.datasets.kinetics_options import KineticsOptions
 from v4d.datasets.lockfile import LockEntry, LockFile
 from v4d.errors import V4DError
 from v4d.preprocessing.clips import SourceVideo, archive_videos
@@ -129,7 +130,7 @@ def _fetch_all(dataset: DatasetConfig, split: str, folder: Path, deadline: float
         pass
 
 
-def _settle(todo: list, part: str, folder: Path, kinetics: KineticsConfig, deadline: float) -> Iterator[str]:
+def _settle(todo: list, part: str, folder: Path, kinetics: KineticsOptions, deadline: float) -> Iterator[str]:
     """Fetch video after video; yields the id of each that came or is gone for good.
 
     One that is refused is asked for again when all others have been.

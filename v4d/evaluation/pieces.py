@@ -21,7 +21,7 @@ import torch
 
 from v4d import config as configuration
 from v4d.checkpoints import LoadedModel, checkpoint_path, file_sha256, load_finished
-from v4d.config import Config, ModelConfig
+from v4d.config import Config, ModelConfig, TestingConfig
 from v4d.data import index
 from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, prefetch
 from v4d.distributed.group import DistributedContext
@@ -94,8 +94,7 @@ class TestRun:
         classes = index.class_names(config)
         finished = load_finished(checkpoint_path(config, model), model.final, classes)
         finished.model.to(device)
-        precision = config.testing.precision
-        bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+        bf16 = configuration.takes_bf16(config.testing.precision, device.type)
         videos = index.records(config, config.testing.split)
         return cls(config, model, finished, classes, videos, device, bf16)
 
@@ -142,9 +141,10 @@ class TestRun:
 
     def plan(self) -> dict[str, Any]:
         """What the predictions depend on: equal plans give equal pieces."""
-        testing = dataclasses.asdict(self.config.testing) | {"orders": list(self.config.testing.orders)}
-        for name in ("workers", "precision", "chunk"):
-            del testing[name]
+        block = self.config.testing
+        testing = configuration.settings(configuration.plain(block), TestingConfig)
+        del testing["precision"]  # `bf16` stands for it
+        testing["batch_size"] = block.batch_size  # the pieces are whole batches
         return {
             "format": FORMAT,
             "checkpoint_sha256": file_sha256(self.finished.path),

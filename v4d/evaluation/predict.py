@@ -3,7 +3,6 @@
 Legend: N videos, V views (crops), U units, C, T frames of a unit, H, W, K classes.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +45,12 @@ class TestProtocol:
             bare = {"name": "predict", "dataset": {"name": "own", "source": "folder"}, **sections}
             config = configuration.build(configuration.resolve(bare))
         given = {name: value for name, value in overrides.items() if value is not None}
-        testing = dataclasses.replace(config.testing, **given)
+        testing = config.testing.replace(**given)
         if testing.units < model.units:
-            testing = dataclasses.replace(testing, units=model.units)
+            testing = testing.replace(units=model.units)
         size = getattr(model.model, "size", None)
         if size is not None and testing.crop_size != size[0]:  # an exported program takes one size only
-            testing = dataclasses.replace(
-                testing, crop_size=size[0], short_side=testing.short_side or size[0]
-            )
+            testing = testing.replace(crop_size=size[0], short_side=testing.short_side or size[0])
         return cls(config.clips, config.frames, testing)
 
 
@@ -122,8 +119,7 @@ class Predictor:
     def __init__(self, model: LoadedModel, protocol: TestProtocol, device: torch.device | str = "cpu"):
         self.model, self.protocol, self.device = model, protocol, torch.device(device)
         model.model.to(self.device)
-        precision = protocol.testing.precision
-        self.bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self.bf16 = configuration.takes_bf16(protocol.testing.precision, self.device.type)
 
     @classmethod
     def load(

@@ -194,7 +194,7 @@ def log(tracker: Tracker, work: TestRun, result: dict[str, Any]) -> None:
         | {
             "dataset": result["dataset"],
             "dataset_fingerprint": result["dataset_fingerprint"],
-            "config_sha": configuration.sha(work.config.document),
+            "config_sha": configuration.config_sha(work.config),
             "git_sha": result["git_sha"],
             "parameters": result["parameters"],
             "gmac": result["gmac"],

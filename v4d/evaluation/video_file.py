@@ -84,8 +84,8 @@ def prepared(
     hangs takes nothing else with it.
     """
     paths = list(paths)
-    clips = dataclasses.replace(clips, timeout=max(clips.timeout, PATIENCE_SECONDS))
-    frames = dataclasses.replace(frames, timeout=max(frames.timeout, PATIENCE_SECONDS))
+    clips = clips.replace(timeout=max(clips.timeout, PATIENCE_SECONDS))
+    frames = frames.replace(timeout=max(frames.timeout, PATIENCE_SECONDS))
     outcomes = run_in_children(
         functools.partial(read_frames, clips=clips, frames=frames),
         paths,

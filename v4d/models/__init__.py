@@ -1,16 +1,40 @@
-"""I3D-S and V4D networks. Imports torch and torchvision only."""
+"""Networks. Imports torch when a network is asked for, not before: a config is checked without it."""
 
-from v4d.models.conv4d import Conv4d, conv4d
-from v4d.models.cost import gmac, parameter_count, stage_costs
-from v4d.models.freezing import freeze, unfreeze
-from v4d.models.imagenet import load_imagenet
-from v4d.models.registry import ARCHS, PRESETS, create_model
-from v4d.models.released import load_released
-from v4d.models.v4d import VideoNet
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from v4d.models.registry import MODELS, Architecture
+
+if TYPE_CHECKING:
+    from v4d.models.conv4d import Conv4d, conv4d
+    from v4d.models.cost import gmac, parameter_count, stage_costs
+    from v4d.models.factory import ARCHS, PRESETS, create_model
+    from v4d.models.freezing import freeze, unfreeze
+    from v4d.models.imagenet import load_imagenet
+    from v4d.models.released import load_released
+    from v4d.models.v4d import VideoNet
+
+_HOMES = {
+    "Conv4d": "conv4d",
+    "conv4d": "conv4d",
+    "gmac": "cost",
+    "parameter_count": "cost",
+    "stage_costs": "cost",
+    "ARCHS": "factory",
+    "PRESETS": "factory",
+    "create_model": "factory",
+    "freeze": "freezing",
+    "unfreeze": "freezing",
+    "load_imagenet": "imagenet",
+    "load_released": "released",
+    "VideoNet": "v4d",
+}
 
 __all__ = [
     "ARCHS",
+    "MODELS",
     "PRESETS",
+    "Architecture",
     "Conv4d",
     "VideoNet",
     "conv4d",
@@ -23,3 +47,10 @@ __all__ = [
     "stage_costs",
     "unfreeze",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, with torch (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -251,7 +251,5 @@ def _share_of_archives(dataset: DatasetConfig) -> float:
 
 def _whole(dataset: DatasetConfig) -> DatasetConfig:
     """The public data set that this one is a trial run or a mirror of."""
-    import dataclasses
-
-    kinetics = dataclasses.replace(dataset.kinetics, class_count=400)
-    return dataclasses.replace(dataset, limit=None, kinetics=kinetics)
+    kinetics = dataset.kinetics.replace(class_count=400)
+    return dataset.replace(limit=None, kinetics=kinetics)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas
 
-from v4d.config import Config
+from v4d.config import Config, preparation_settings
 from v4d.data.index import class_names, read_manifest, read_table
 from v4d.datasets.annotations import YOUTUBE, missing_reason, part_names
 from v4d.errors import V4DError
@@ -56,7 +56,7 @@ def write_manifest(config: Config) -> dict[str, Any]:
         "fingerprint": _fingerprint(config, manifest),
         "classes": len(class_names(config)),
         "counts": _counts(manifest),
-        "settings": _settings(config),
+        "settings": preparation_settings(config),
     }
     with atomic_path(root / "manifest.parquet") as temporary:
         manifest.to_parquet(temporary, index=False)
@@ -181,19 +181,11 @@ def _counts(manifest: pandas.DataFrame) -> dict[str, dict[str, int]]:
 def _fingerprint(config: Config, manifest: pandas.DataFrame) -> str:
     """sha256 over what training sees: classes, usable videos with their lengths and sizes, settings."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([class_names(config), _settings(config)], sort_keys=True).encode())
+    digest.update(json.dumps([class_names(config), preparation_settings(config)], sort_keys=True).encode())
     usable = manifest[manifest["status"] == "ok"].sort_values(["split", "video_id"])
     for row in usable[["split", "video_id", "class_index", "num_frames", "bytes"]].itertuples(index=False):
         digest.update("\t".join(map(str, row)).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _settings(config: Config) -> dict[str, dict[str, Any]]:
-    """What makes clips and frames what they are; not how long they may take or whether they are kept."""
-    return {
-        stage: {key: value for key, value in config.document[stage].items() if key not in ("keep", "timeout")}
-        for stage in ("clips", "frames")
-    }
 
 
 def _write_csv(path: Path, table: pandas.DataFrame) -> None:

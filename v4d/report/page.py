@@ -17,8 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from v4d import __version__
-from v4d.config import Config
-from v4d.config import sha as config_sha
+from v4d.config import Config, config_sha
 from v4d.data.index import class_names, dataset_info
 from v4d.evaluation.pieces import test_folder
 from v4d.plotting import curves, plots
@@ -178,7 +177,7 @@ def provenance(config: Config, comparison: Comparison, info: dict[str, Any]) -> 
     rows = {
         "code (this report)": git_sha() or "outside a git checkout",
         "code (tests)": ", ".join(sorted({result.get("git_sha") or "unknown" for result in results})),
-        "config": f"{config.name}, sha {config_sha(config.document)}",
+        "config": f"{config.name}, sha {config_sha(config)}",
         "data set": f"{info['name']} ({info['source']}), fingerprint {info['fingerprint']}",
         "test protocol": ", ".join(sorted({protocol(result) for result in results})),
         "hardware": ", ".join(sorted({result.get("hardware", "unknown") for result in results})),

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from v4d.config import StageConfig, TrainingConfig
+from v4d.config import StageConfig, TrainingConfig, takes_bf16
 from v4d.data.loader import Batch, Loader, normalise, prefetch
 from v4d.distributed.group import DistributedContext, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
@@ -81,7 +81,7 @@ class TrainStep:
         self.optimizer = build_optimizer(model, self.settings.optimizer)
         self.average = WeightAverage(model, self.settings.ema) if self.settings.ema else None
         self.network = self._wrapped(model)
-        self.precision = precision_of(self.settings.precision, ranks.device)
+        self.bf16 = takes_bf16(self.settings.precision, ranks.device.type)
 
     def _wrapped(self, model: VideoNet) -> nn.Module:
         network: nn.Module = model
@@ -133,7 +133,7 @@ class TrainStep:
             share = float(torch.distributions.Beta(self.settings.mixup, self.settings.mixup).sample())
             x = x * share + x.roll(1, 0) * (1 - share)
             mixed = labels.roll(1, 0)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.network(x)
         losses = self._cross_entropy(logits, labels)
         if mixed is not None:
@@ -225,13 +225,6 @@ def seed_step(seed: int, epoch: int, step: int, batch: int, rank: int) -> None:
     """
     text = f"{seed}/{epoch}/{step}/{batch}/{rank}".encode()
     torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
-
-
-def precision_of(setting: str, device: torch.device) -> str:
-    """`auto` is bf16 on a GPU and float32 on a CPU."""
-    if setting == "auto":
-        return "bf16" if device.type == "cuda" else "float32"
-    return setting
 
 
 def _no_sync(network: nn.Module, active: bool) -> Any:

@@ -97,11 +97,9 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """Every setting that changes the weights; how many workers load and how often is logged do not."""
-        plain = _plain(dataclasses.asdict(self.stage))
-        for key in ("workers", "log_steps", "checkpoint_minutes", "keep_checkpoints", "gpus", "processes"):
-            del plain["training"][key]
-        training = plain.pop("training")
-        return plain | training | {"seed": self.config.seed} | self._initial_digest
+        chosen = configs.settings(configs.plain(self.stage), type(self.stage))
+        training = chosen.pop("training")
+        return chosen | training | {"seed": self.config.seed} | self._initial_digest
 
     @functools.cached_property
     def _initial_digest(self) -> dict[str, str]:
@@ -209,7 +207,7 @@ class Trainer:
     def _state(self, learner: TrainStep, position: TrainState) -> dict[str, Any]:
         return {
             **learner.state(),
-            "position": _plain(dataclasses.asdict(position)),
+            "position": configs.plain(dataclasses.asdict(position)),
             "epoch": position.epoch,
             "identity": self.identity,
             "settings": self._settings(),
@@ -221,10 +219,10 @@ class Trainer:
     def _info(self) -> dict[str, Any]:
         """What a file of weights says of its origin."""
         return {
-            "stage": _plain(dataclasses.asdict(self.stage)),
+            "stage": configs.plain(self.stage),
             "dataset": self.dataset["name"],
             "dataset_fingerprint": self.dataset["fingerprint"],
-            "config_sha": configs.sha(self.config.document),
+            "config_sha": configs.config_sha(self.config),
             "clips": self.config.document["clips"],
             "frames": self.config.document["frames"],
             "testing": self.config.document["testing"],
@@ -282,7 +280,7 @@ class Trainer:
             {
                 "git_sha": git_sha(),
                 "dataset_fingerprint": self.dataset["fingerprint"],
-                "config_sha": configs.sha(self.config.document),
+                "config_sha": configs.config_sha(self.config),
                 **{key: identity[key] for key in ("arch", "preset", "units", "frames", "kernel", "blocks")},
             }
         )
@@ -291,7 +289,7 @@ class Trainer:
         notes = self.folder / "environment.txt"
         write_text(notes, f"{hardware()}\ngit {git_sha() or 'none'}\n\n{packages()}")
         tracker.log_artifact(notes, self.stage.name)
-        tracker.log_artifact(resolved_config(self.config))
+        tracker.log_artifact(configs.write_resolved(self.config))
         if self.config.tracking.system_metrics:
             tracker.start_system_metrics()
         return tracker
@@ -299,26 +297,8 @@ class Trainer:
 
 def architecture(stage: StageConfig, num_classes: int) -> dict[str, Any]:
     """The arguments of `create_model` for a stage."""
-    keys = ("arch", "units", "frames", "preset", "blocks", "kernel", "dropout")
-    return {key: _plain(getattr(stage, key)) for key in keys} | {"num_classes": num_classes}
-
-
-def resolved_config(config: Config) -> Path:
-    """The whole config as it was resolved, as a file beside the results."""
-    import yaml
-
-    path = config.results / "config.yaml"
-    text = yaml.safe_dump(config.document, sort_keys=False, allow_unicode=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    return path
-
-
-def _plain(value: Any) -> Any:
-    """Tuples to lists, deeply: what YAML and a checkpoint give back compares equal."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    own = {"arch": stage.arch, "units": stage.units, "frames": stage.frames}
+    return own | configs.plain(stage.options) | {"num_classes": num_classes}
 
 
 def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:

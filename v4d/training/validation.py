@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 
+from v4d.config import takes_bf16
 from v4d.data.loader import Loader, normalise, prefetch
 from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects
 from v4d.errors import V4DError
 from v4d.models.v4d import VideoNet
-from v4d.training.step import precision_of
 
 Row = tuple[str, float, bool, bool]
 """video id, loss, top-1 right, top-5 right"""
@@ -24,7 +24,7 @@ def validate(
     """
     model.eval()
     rows: list[tuple[list[str], torch.Tensor]] = []
-    bf16 = precision_of(precision, ranks.device) == "bf16"
+    bf16 = takes_bf16(precision, ranks.device.type)
     for batch in prefetch(loader, ranks.device):
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
             logits = model(normalise(batch.frames)).float()

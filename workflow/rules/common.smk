@@ -8,7 +8,7 @@ from v4d import workflow as v4d_workflow
 from v4d.errors import V4DError
 
 try:
-    CONFIG = v4d_workflow.resolve_in_place(config)
+    CONFIG = v4d_workflow.resolve_in_place(config, workflow)
     PARTS = v4d_workflow.parts(CONFIG)
     SOURCE_STATE = v4d_workflow.source_state(CONFIG)
 except V4DError as error:
@@ -36,7 +36,7 @@ wildcard_constraints:
 
 
 onstart:
-    v4d_workflow.write_resolved(CONFIG)
+    v4d_config.write_resolved(CONFIG)
 
 
 onsuccess:

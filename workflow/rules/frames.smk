@@ -18,7 +18,7 @@ rule frames:
     threads: v4d_workflow.part_threads(CONFIG, CORES)
     params:
         config=RESOLVED,
-        frames=lookup(dpath="frames", within=config),
+        frames=v4d_workflow.frames_settings(CONFIG),
     shell:
         "v4d frames --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"

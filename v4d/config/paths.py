@@ -1,0 +1,141 @@
+"""Where every file of `data/` and `results/` lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """The files of a data set, below `data/<dataset>`. A part is one archive, one tar of clips, one shard."""
+
+    root: Path
+
+    def annotations(self, split: str) -> Path:
+        """What should exist: a row a video."""
+        return self.root / "annotations" / f"{split}.parquet"
+
+    @property
+    def classes(self) -> Path:
+        """Class names; the index is the class index."""
+        return self.root / "annotations" / "classes.json"
+
+    @property
+    def archives(self) -> Path:
+        """Folder of downloaded archives, a folder a split."""
+        return self.root / "archives"
+
+    def archive(self, split: str, part: str) -> Path:
+        """The archive of a part."""
+        return self.archives / split / f"{part}.tar.gz"
+
+    def clips(self, split: str, part: str) -> Path:
+        """The transcoded clips of a part, a WebDataset tar."""
+        return self.root / "clips" / split / f"{part}.tar"
+
+    def clips_ledger(self, split: str, part: str) -> Path:
+        """What became of each video of a part in the clips stage."""
+        return self.clips(split, part).with_suffix(".parquet")
+
+    def shard(self, split: str, part: str) -> Path:
+        """The frames of a part, one LMDB file."""
+        return self.root / "frames" / split / f"{part}.lmdb"
+
+    def frames_ledger(self, split: str, part: str) -> Path:
+        """What became of each video of a part in the frames stage."""
+        return self.shard(split, part).with_suffix(".parquet")
+
+    @property
+    def manifest(self) -> Path:
+        """Every annotated video, and what became of it."""
+        return self.root / "manifest.parquet"
+
+    @property
+    def info(self) -> Path:
+        """Counts, settings and fingerprint of the finished data set."""
+        return self.root / "dataset.json"
+
+    @property
+    def missing(self) -> Path:
+        """Annotated videos that are in no archive."""
+        return self.root / "missing.csv"
+
+    @property
+    def quarantine(self) -> Path:
+        """Videos that are there and not usable, with the decoder's own words."""
+        return self.root / "quarantine.csv"
+
+    def benchmark(self, stage: str, name: str) -> Path:
+        """Snakemake's measurement of a job."""
+        return self.root / "benchmarks" / stage / f"{name}.tsv"
+
+    def benchmarks(self, stage: str) -> list[Path]:
+        """The measurements of a stage's jobs so far, in order."""
+        return sorted((self.root / "benchmarks" / stage).glob("*/*.tsv"))
+
+
+@dataclass(frozen=True)
+class ResultsPaths:
+    """The files of a config's results, below `results/<name>`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, which the stages read."""
+        return self.root / "config.yaml"
+
+    @property
+    def tracking(self) -> Path:
+        """Says that database and experiment exist."""
+        return self.root / "tracking.json"
+
+    def stage(self, model: str, stage: str) -> Path:
+        """Folder of a training stage."""
+        return self.root / model / stage
+
+    def final_weights(self, model: str, stage: str) -> Path:
+        """The weights that a training stage ends with."""
+        return self.stage(model, stage) / "final.pt"
+
+    def training_metrics(self, model: str, stage: str) -> Path:
+        """Every epoch's numbers."""
+        return self.stage(model, stage) / "metrics.json"
+
+    def checkpoints(self, model: str, stage: str) -> Path:
+        """Folder of a stage's states, from which a killed training goes on."""
+        return self.stage(model, stage) / "checkpoints"
+
+    def test(self, model: str) -> Path:
+        """Folder of a model's test."""
+        return self.root / model / "test"
+
+    def predictions(self, model: str) -> Path:
+        """Every tested video's scores."""
+        return self.test(model) / "predictions.parquet"
+
+    def test_metrics(self, model: str) -> Path:
+        """The numbers of a test."""
+        return self.test(model) / "metrics.json"
+
+    def run_state(self, run: str) -> Path:
+        """The id of a model's run in the tracker, and how much the tracker has of it."""
+        return self.root / run / "mlflow_run.json"
+
+    def benchmark(self, stage: str, name: str) -> Path:
+        """Snakemake's measurement of a job."""
+        return self.root / "benchmarks" / stage / f"{name}.tsv"
+
+    @property
+    def comparison(self) -> Path:
+        """All models side by side; `.md` for a reader."""
+        return self.root / "comparison.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the plots that compare models."""
+        return self.root / "plots"

@@ -1,0 +1,66 @@
+"""What no single key of a config can tell."""
+
+from v4d.config.data import frame_size
+from v4d.config.models import ModelConfig, StageConfig
+from v4d.config.root import Config
+from v4d.errors import V4DError
+
+RESERVED_MODELS = ("dataset", "benchmarks", "plots")
+"""Folders of the results beside those of the models."""
+
+
+def check_relations(config: Config) -> None:
+    """Refuse a config whose keys contradict one another.
+
+    Raises:
+        V4DError: one line that names the key.
+    """
+    dataset = config.dataset
+    dataset.options.check(dataset)
+    for name, model in config.models.items():
+        if name in RESERVED_MODELS:
+            raise V4DError(f"config: models.{name}: this name is taken by a folder of the results")
+        for stage in model.stages:
+            _check_stage(config, model, stage)
+    if config.models and config.testing.split not in dataset.splits:
+        raise V4DError(f"config: testing.split {config.testing.split!r} is not among dataset.splits")
+    _check_crops(config)
+
+
+def _check_stage(config: Config, model: ModelConfig, stage: StageConfig) -> None:
+    where = f"models.{model.name}"
+    training = stage.training
+    for key in ("split", "val_split"):
+        if model.checkpoint is None and getattr(training, key) not in config.dataset.splits:
+            raise V4DError(
+                f"config: {where}: training.{key} {getattr(training, key)!r} is not among dataset.splits"
+            )
+    try:
+        stage.check(stage.arch)  # type: ignore[attr-defined]
+    except V4DError as error:
+        raise V4DError(f"config: {where}.{error}") from None
+    low, high = training.crop.jitter
+    if low > high:
+        raise V4DError(f"config: {where}: training.crop.jitter {[low, high]} is not in order")
+    if training.optimizer.nesterov and training.optimizer.momentum == 0:
+        raise V4DError(f"config: {where}: training.optimizer.nesterov needs a momentum above 0")
+
+
+def _check_crops(config: Config) -> None:
+    """A crop larger than the frames would be found out by the first validation, or by the test."""
+    frame = frame_size(config.frames.size or config.clips.size)
+    short = frame if isinstance(frame, int) else min(frame)
+    for name, model in config.models.items():
+        for stage in model.stages:
+            crop = stage.training.crop.size
+            if model.checkpoint is None and crop > short:
+                raise V4DError(
+                    f"config: models.{name}: training.crop.size {crop} does not fit frames with a short side "
+                    f"of {short} (frames.size, clips.size)"
+                )
+    size, scaled = config.testing.crop_size, config.testing.short_side or short
+    if config.models and size is not None and size > scaled:
+        raise V4DError(
+            f"config: testing.crop_size {size} does not fit frames with a short side of {scaled}: "
+            f"lower it, or set testing.short_side"
+        )
