@@ -48,7 +48,7 @@ def is_job(workflow: Any) -> bool:
 
 
 def may_remake(workflow: Any) -> bool:
-    """Whether clips and frames of other settings are asked for, by Snakemake's force options or V4D_REMAKE."""
+    """Whether clips and frames of other settings are asked for: Snakemake's force options, or V4D_REMAKE."""
     dag = workflow.dag_settings
     forced = {"clips", "frames"} & set(map(str, dag.forcerun))
     return bool(dag.forceall or forced or os.environ.get(REMAKE, "0") != "0")

@@ -104,28 +104,6 @@ def test_stages_lie_over_the_model_and_the_model_over_training():
     assert (two.units, two.init, two.training.epochs, two.freeze) == (4, "previous", 7, ("blocks4d_zero",))
 
 
-def test_every_key_has_a_meaning_and_a_default():
-    whole = schema()
-    without: list[str] = []
-
-    def walk(properties: dict, required: set[str], where: str) -> None:
-        for key, sub in properties.items():
-            path = f"{where}.{key}".strip(".")
-            target = whole["$defs"][sub["$ref"].rsplit("/", 1)[1]] if "$ref" in sub else sub
-            if "properties" in target:
-                walk(target["properties"], set(target.get("required", [])), path)
-            elif not target.get("description") and not sub.get("description"):
-                without.append(f"{path}: no description")
-            if "default" not in sub and "default" not in target and key not in required:
-                without.append(f"{path}: no default")
-
-    walk(whole["properties"], set(whole["required"]) | {"dataset"}, "")
-    walk(whole["$defs"]["training"]["properties"], set(), "training")
-    model = whole["$defs"]["model"]
-    walk(model["properties"], set(model["required"]), "models.*")
-    assert without == []
-
-
 @pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])
 def test_a_file_that_is_no_config(tmp_path, content):
     path = tmp_path / "config.yaml"

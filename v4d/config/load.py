@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pydantic
 import yaml
 
 from v4d.config import registry
-from v4d.config.data import ClipsConfig, DatasetConfig, FramesConfig, SourceOptions
+from v4d.config.data import NAME, ClipsConfig, DatasetConfig, FramesConfig, SourceOptions
 from v4d.config.fields import UNSET, Block, block_of, default_of, key, plain, settings, whole_keys
 from v4d.config.models import STAGE_KEYS, ModelConfig, ModelKeys, StageConfig, architecture, with_options
 from v4d.config.relations import check_relations
@@ -188,8 +189,8 @@ def sha(value: Any) -> str:
 def _resolve_model(name: str, model: Document, training: Document) -> Document:
     """Lay the model's settings under each of its stages."""
     where = f"models.{name}"
-    if not isinstance(model, dict):
-        raise V4DError(f"config: {where}: {model!r} should be a mapping of keys")
+    if not re.fullmatch(NAME, name):
+        raise V4DError(f"config: models: {name!r} should match {NAME}: it is the name of a folder")
     entry = architecture(model.get("arch"), where)
     keys = with_options(ModelKeys, entry.Options)
     model = _filled(model, keys, where)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from v4d.errors import V4DError
-from v4d.models.registry import create_model
+from v4d.models.factory import create_model
 from v4d.utils.files import atomic_path
 
 FORMAT = 1
