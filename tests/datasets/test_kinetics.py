@@ -130,6 +130,7 @@ def test_an_id_counts_once_and_a_test_video_is_not_trained_on(at, capsys):
         ("youtube_id,time_start,time_end,split\na,1,2,test\n", "no column 'label'"),
         ("label,youtube_id,time_start,time_end\n,a,1,2\n", "line 2: no label"),
         ("label,youtube_id,time_start,time_end\nyoga,../../x,1,2\n", "line 2: .* is no YouTube id"),
+        (f"label,youtube_id,time_start,time_end\nyoga,{'x' * 201},1,2\n", "line 2: 'x+' is no YouTube id"),
         ("label,youtube_id,time_start,time_end\nyoga,a,1,\n", "line 2: time_start and time_end"),
         ("label,youtube_id,time_start,time_end\nyoga,a\n", "line 2: time_start and time_end"),
         ("<!DOCTYPE html><html>", "no column 'label'"),

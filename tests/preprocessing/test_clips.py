@@ -19,6 +19,7 @@ from v4d.datasets.archives import ArchiveError
 from v4d.datasets.replacements import Replacements, repack
 from v4d.errors import V4DError
 from v4d.preprocessing.clips import LEDGER_COLUMNS, SourceVideo, archive_videos, file_videos, make_clips
+from v4d.preprocessing.frames import tar_members
 from v4d.preprocessing.transcode import transcode
 from v4d.utils.ffmpeg import ffmpeg_binary, run_with_deadline
 from v4d.utils.threads import ordered_results
@@ -251,6 +252,34 @@ def test_the_tar_does_not_depend_on_the_number_of_threads(tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("name", ["x" * 96, "x" * 97, "x" * 126, "x" * 200, "ü-日本語", "ü" * 100])
+def test_an_id_of_any_length_and_script_comes_back_from_the_tar(tmp_path, name):
+    video = mirror.short_clip(0)
+    ledger = make(tmp_path, [SourceVideo(i, video) for i in ("short", name)], table(["short", name]))
+    assert list(ledger["status"]) == ["ok", "ok"]
+    tar = tmp_path / "part_0.tar"
+    samples = list(webdataset.WebDataset(str(tar), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == ["short", name]
+    assert len(samples[1]["mp4"]) == ledger["bytes"][1] and samples[1]["cls"] == b"3"
+    places = tar_members(tar)
+    assert list(places) == ["short", name]
+    place = places[name]
+    assert tar.read_bytes()[place.offset : place.offset + place.size] == samples[1]["mp4"]
+
+
+def test_the_tar_of_short_ids_is_plain_ustar(tmp_path):
+    """Which every tool reads; so a data set that was made before stays the same to the last byte."""
+    ids = ["-a_b", "x" * 96]
+    make(tmp_path, [SourceVideo(i, mirror.short_clip(0)) for i in ids], table(ids))
+    with (
+        tarfile.open(tmp_path / "part_0.tar") as made,
+        tarfile.open(tmp_path / "plain.tar", "w", format=tarfile.USTAR_FORMAT) as plain,
+    ):
+        for info in made:
+            plain.addfile(tarfile.TarInfo.frombuf(info.tobuf(), "utf-8", "strict"), made.extractfile(info))
+    assert (tmp_path / "plain.tar").read_bytes() == (tmp_path / "part_0.tar").read_bytes()
+
+
 def test_too_many_bad_videos_fail_the_part_with_names_and_reasons(tmp_path):
     make(tmp_path, [SourceVideo("old", broken_videos.sound())], table(["old"]))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -283,7 +312,8 @@ def test_the_command_makes_the_clips_of_a_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for number in range(5):
         video = b"" if number == 4 else mirror.short_clip(number)
-        mirror.write(tmp_path / f"videos/train/{'ab'[number % 2]}/clip {number}.mp4", video)
+        name = f"clip {number}" + (" of a very long name" * 8 if number == 0 else "")
+        mirror.write(tmp_path / f"videos/train/{'ab'[number % 2]}/{name}.mp4", video)
     Path("c.yaml").write_text(
         "name: f\ndataset: {name: f, source: folder, splits: [train], part_size: 3, max_bad_share: 0.9}\n"
         "clips: {size: 32x24}\n"

@@ -29,7 +29,8 @@ QUICK = RetryPolicy(attempts=8, cap=60.0)
 """For the small files that somebody may be waiting for: about two minutes."""
 REPLACED_SPLIT = "train"
 """The split whose corrupted videos have replacements."""
-_ID = re.compile(r"[A-Za-z0-9_-]+")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+"""YouTube's ids have 11 letters; a mirror may have others, which must fit into names of files (255 bytes)."""
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 

@@ -152,7 +152,8 @@ def make_clips(
             held=WAITING_BYTES,
         )
         try:
-            with tarfile.open(new_tar, "w", format=tarfile.USTAR_FORMAT) as archive:
+            # As USTAR, but for a header more where a name has over 100 letters or ones beyond ASCII.
+            with tarfile.open(new_tar, "w", format=tarfile.PAX_FORMAT) as archive:
                 total = len(due) or total
                 for video, clip in progress(made, total=total, what=f"clips {split} {part}", unit="videos"):
                     rows.append(_row(annotated.loc[video.video_id], part, clip, video.replaced))
