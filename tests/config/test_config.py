@@ -1,5 +1,6 @@
 """The config: what is refused and how it is said, defaults, overlays."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name
         ({"models": {"v4d": {"training": {"epoch": 3}}}}, ["models.v4d", "training.epoch", "epochs"]),
         ({"models": {"v4d": {"stages": [{"name": "a", "init": "previous"}]}}}, ["stages.0.init", "first"]),
         ({"models": {"v4d": {"stages": [{"name": "a"}, {"name": "a"}]}}}, ["stages", "same name"]),
+        (
+            {"models": {"v4d": {"stages": [{"name": "a"}, {"name": "test"}]}}},
+            ["v4d.stages", "'test'", "taken"],
+        ),
+        ({"models": {"plots": {"arch": "v4d_tiny", "units": 1, "frames": 1}}}, ["models.plots", "taken"]),
+        (
+            {"models": {"report.html": {"arch": "v4d_tiny", "units": 1, "frames": 1}}},
+            ["report.html", "taken"],
+        ),
         ({"models": {"tsn": {"blocks": {"res3": [1]}}}}, ["models.tsn.blocks", "i3ds_tiny"]),
         ({"models": {"../x": {"arch": "v4d_tiny", "units": 1, "frames": 1}}}, ["models", "../x"]),
         ({"dataset": {"source": "tape"}}, ["dataset.source", "'tape'", "folder"]),
@@ -57,6 +67,15 @@ def test_a_bad_value_is_one_line_that_names_the_key(overlay, words):
 def test_resolving_twice_changes_nothing():
     once = config.resolve(DEMO)
     assert config.resolve(once) == once
+
+
+def test_no_name_is_one_of_a_file_or_folder_beside_it():
+    """What the rules write into results/<name>/ and results/<name>/<model>/ under fixed names."""
+    rules = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    beside_models = set(re.findall(r"\{RESULTS\}/([\w.]+)", rules))
+    beside_stages = set(re.findall(r"\{RESULTS\}/\{+model\}+/([\w.]+)", rules))
+    assert beside_models and beside_models <= set(config.RESERVED)
+    assert beside_stages and beside_stages <= set(config.RESERVED_STAGES)
 
 
 def test_the_input_is_left_alone():

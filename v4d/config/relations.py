@@ -5,8 +5,14 @@ from v4d.config.models import ModelConfig, StageConfig
 from v4d.config.root import Config
 from v4d.errors import V4DError
 
-RESERVED_MODELS = ("dataset", "benchmarks", "plots")
-"""Folders of the results beside those of the models."""
+RESERVED_MODELS = (
+    *("dataset", "benchmarks", "plots"),
+    *("config.yaml", "tracking.json", "report.html", "comparison.csv", "comparison.md"),
+    *("comparison_published.csv", "significance.csv"),
+)
+"""Folders and files of results/<name>/ that are no model's."""
+RESERVED_STAGES = ("test",)
+"""Folders of results/<name>/<model>/ that are no stage's; the files there have a dot in their names."""
 
 
 def check_relations(config: Config) -> None:
@@ -19,8 +25,13 @@ def check_relations(config: Config) -> None:
     dataset.options.check(dataset)
     for name, model in config.models.items():
         if name in RESERVED_MODELS:
-            raise V4DError(f"config: models.{name}: this name is taken by a folder of the results")
+            raise V4DError(f"config: models.{name}: this name is taken by a folder or file of the results")
         for stage in model.stages:
+            if stage.name in RESERVED_STAGES:
+                raise V4DError(
+                    f"config: models.{name}.stages: the name {stage.name!r} is taken by the folder of the "
+                    f"model's test"
+                )
             _check_stage(config, model, stage)
     if config.models and config.testing.split not in dataset.splits:
         raise V4DError(f"config: testing.split {config.testing.split!r} is not among dataset.splits")
