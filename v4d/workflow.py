@@ -37,8 +37,7 @@ def resolve_in_place(document: dict[str, Any], workflow: Any) -> Config:
     config = configs.build(resolved)
     if not is_job(workflow):
         check_results_folder(config)
-        if not may_remake(workflow):
-            check_dataset_settings(config)
+        check_dataset_settings(config)
     return config
 
 
@@ -47,21 +46,16 @@ def is_job(workflow: Any) -> bool:
     return workflow.exec_mode.name != "DEFAULT"
 
 
-def may_remake(workflow: Any) -> bool:
-    """Whether clips and frames of other settings are asked for: Snakemake's force options, or V4D_REMAKE."""
-    dag = workflow.dag_settings
-    forced = {"clips", "frames"} & set(map(str, dag.forcerun))
-    return bool(dag.forceall or forced or os.environ.get(REMAKE, "0") != "0")
-
-
 def check_dataset_settings(config: Config) -> None:
     """Refuse clips or frames settings other than those that the finished data set was made with.
+
+    A key that was mistyped, or whose default another version changes, would transcode for days.
 
     Raises:
         V4DError: the first key that differs, and how to go on.
     """
     info = config.dataset.paths.info
-    if not info.exists():
+    if not info.exists() or os.environ.get(REMAKE, "0") != "0":
         return
     made_with = read_json(info).get("settings", {})
     for stage, now in preparation_settings(config).items():

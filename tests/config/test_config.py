@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from v4d import config
-
+from v4d.config import relations
 from v4d.errors import V4DError
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +74,8 @@ def test_no_name_is_one_of_a_file_or_folder_beside_it():
     rules = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
     beside_models = set(re.findall(r"\{RESULTS\}/([\w.]+)", rules))
     beside_stages = set(re.findall(r"\{RESULTS\}/\{+model\}+/([\w.]+)", rules))
-    assert beside_models and beside_models <= set(config.RESERVED)
-    assert beside_stages and beside_stages <= set(config.RESERVED_STAGES)
+    assert beside_models and beside_models <= set(relations.RESERVED_MODELS)
+    assert beside_stages and beside_stages <= set(relations.RESERVED_STAGES)
 
 
 def test_the_input_is_left_alone():

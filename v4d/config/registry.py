@@ -4,6 +4,7 @@
 config knows neither networks nor data sets, and its checks know both.
 """
 
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Iterable
@@ -26,12 +27,17 @@ def fill(plugins: Iterable[str] = ()) -> None:
     Raises:
         V4DError: a plugin cannot be imported; the message says why.
     """
+    _fill_installed()
+    for module in plugins:
+        _import(module, "config: plugins")
+
+
+@functools.cache
+def _fill_installed() -> None:
     for module in BUILT_IN:
         importlib.import_module(module)
     for entry in importlib.metadata.entry_points(group=PLUGINS):
         _import(entry.value.partition(":")[0], f"plugin {entry.name!r} (an installed package)")
-    for module in plugins:
-        _import(module, "config: plugins")
 
 
 def _import(module: str, where: str) -> None:

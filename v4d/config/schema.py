@@ -1,6 +1,6 @@
 """The JSON schema of a config, derived from the blocks: `python -m v4d.config.schema` writes it.
 
-For editors and for readers; what checks a config are the blocks themselves. Listed are the built-in sources and
+For editors and for readers; the blocks themselves check a config. It lists the built-in sources and
 architectures.
 """
 

@@ -1,0 +1,43 @@
+"""One order of configs: Snakemake and the command line read the same files to the same document."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.conftest import TINY, environment, write_config
+from tests.workflow.test_workflow import checkout
+from v4d import config
+
+PLACES = {"models": {"v4d": {"blocks": {"res3": [1]}}}}
+
+
+def resolved(folder: Path, *words: str) -> dict:
+    """What a run of Snakemake takes as its config; it stops behind the first rule."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--until", "annotations", *words]
+    env = environment() | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("results/*/config.yaml")
+    return yaml.safe_load(path.read_text())
+
+
+def test_two_files_are_the_same_document_to_snakemake_and_to_the_command_line(tmp_path):
+    folder = checkout(tmp_path)
+    first = write_config(folder, config.merge(TINY, PLACES), "first.yaml")
+    second = write_config(folder, {"models": {"v4d": {"blocks": {"res4": [1]}}}}, "second.yaml")
+    document = resolved(folder, "--configfile", "first.yaml", "second.yaml", "--config", "seed=3")
+    assert document == config.load(first, second).document | {"seed": 3}
+    assert document["models"]["v4d"]["blocks"] == {"res4": [1]}  # places replace, they are not joined
+    assert set(document["models"]) == {"v4d"}  # nothing of the demo
+    assert document["clips"]["size"] == "40x32" and document["testing"]["crops"] == 3
+    assert document["training"]["crop"]["flip"] == 0.0 and document["training"]["epochs"] == 2
+
+
+def test_the_demo_counts_where_no_file_is_given(tmp_path):
+    folder = checkout(tmp_path)
+    few = {"dataset": {"synthetic": {"videos": {"train": 4, "val": 4}}}}
+    document = resolved(folder, "--config", f"dataset={few['dataset']}")
+    demo = config.read(folder / "config/config.yaml")
+    assert document == config.resolve(config.merge(demo, few))

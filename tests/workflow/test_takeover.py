@@ -1,0 +1,111 @@
+"""Projects of an older version: nothing that they have made is made anew.
+
+`takeover/*.json` hold what Snakemake noted of finished projects at commit 75423bf: of each job the rule, its
+inputs, its params and its outputs. Files of these names stand in for the project's own.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, environment
+
+MADE = 1_767_225_600
+"""When the files were made, seconds since 1970."""
+PROJECTS = {
+    "demo": [],
+    "kinetics400": ["config/kinetics400.yaml", "small.yaml"],
+    "my_videos": ["config/my_videos.yaml"],
+}
+
+
+def older_project(folder: Path, name: str) -> Path:
+    """The files and Snakemake's notes of a finished project, with today's code linked beside them."""
+    for part in ("Snakefile", "workflow", "profiles", "config", "envs", "v4d"):
+        (folder / part).symlink_to(ROOT / part)
+    record = json.loads((ROOT / f"tests/workflow/takeover/{name}.json").read_text())
+    for job in record["jobs"]:
+        for output in job["outputs"]:
+            _write(folder / output, "x")
+            _note(folder, output, job)
+    _write(folder / f"data/{name}/dataset.json", json.dumps(record["info"]))
+    dataset = {"name": name, "source": record["source"]}
+    _write(folder / f"results/{name}/config.yaml", yaml.safe_dump({"name": name, "dataset": dataset}))
+    (folder / "small.yaml").write_text("dataset: {kinetics: {parts: {train: 11, val: 2}}}\n")
+    for split in ("train", "val"):
+        for number in (1, 2, 3):
+            for label in ("a", "b"):
+                _write(folder / f"videos/{split}/{label}/{number}.mp4", f"x{number}\n")
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name == "plots":
+        path.mkdir(exist_ok=True)
+    else:
+        path.write_text(text)
+    os.utime(path, (MADE, MADE))
+
+
+def _note(folder: Path, output: str, job: dict[str, Any]) -> None:
+    """Snakemake's own record of an output."""
+    note = {key: job[key] for key in ("rule", "input", "params")}
+    note |= {"log": [], "shellcmd": "", "code": "", "incomplete": False, "record_format_version": 6}
+    note |= {"conda_env": None, "container_img_url": None, "software_stack_hash": "", "job_hash": 0}
+    note |= {"starttime": MADE, "endtime": MADE, "external_jobid": None, "input_checksums": {}}
+    name = base64.b64encode(output.encode()).decode()
+    place = folder / ".snakemake/metadata"
+    parts = [
+        name[start : start + 200] for start in range(0, len(name), 200)
+    ]  # as Snakemake splits long names
+    place = place.joinpath(*(f"@{part}" for part in parts[:-1]), parts[-1])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(note))
+
+
+def dry_run(folder: Path, *words: str) -> str:
+    """What Snakemake would do."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n", "--cores", "2", "--resources", "gpu=8", *words],
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(folder)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_nothing_of_a_finished_project_is_made_anew(tmp_path, name):
+    folder = older_project(tmp_path, name)
+    files = PROJECTS[name]
+    printed = dry_run(folder, *(["--configfile", *files] if files else []))
+    assert "Nothing to be done" in printed, printed
+
+
+def test_a_changed_param_would_be_seen(tmp_path):
+    """The notes are such that Snakemake compares them."""
+    folder = older_project(tmp_path, "demo")
+    (folder / "other.yaml").write_text("testing: {crops: 1}\n")
+    printed = dry_run(folder, "--configfile", "config/config.yaml", "other.yaml")
+    assert "Params have changed" in printed and "test " in printed, printed
+
+
+def test_other_frames_than_those_of_the_data_set_are_refused(tmp_path, monkeypatch):
+    folder = older_project(tmp_path, "demo")
+    (folder / "other.yaml").write_text("frames: {quality: 80}\n")
+    words = ("--configfile", "config/config.yaml", "other.yaml")
+    printed = dry_run(folder, *words)
+    (line,) = [line for line in printed.splitlines() if "error: " in line]
+    assert "data/demo was made with frames.quality 90, this config has 80" in line
+    monkeypatch.setenv("V4D_REMAKE", "1")
+    assert "rule frames" in dry_run(folder, *words)
