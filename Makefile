@@ -1,6 +1,7 @@
 # make demo   a fresh machine: environment, then `snakemake --cores all`
 # make test   the same environment, then all tests
 # make lint   what CI checks besides
+# make schema workflow/schemas/config.schema.yaml anew from v4d/config
 # make lock   envs/requirements.lock and envs/v4d.yaml anew from pyproject.toml
 
 VENV ?= .venv
@@ -11,7 +12,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint lock environment clean
+.PHONY: demo test lint schema lock environment clean
 
 demo: environment
 	$(BIN)/snakemake --cores all
@@ -22,8 +23,12 @@ test: environment
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+schema: environment
+	$(BIN)/python -m v4d.config.schema
 
 lock: environment
 	$(BIN)/python envs/lock.py

@@ -294,7 +294,7 @@ def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str)
     message = found[0]["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if found[0]["type"] == "string_pattern_mismatch":
         message = f"should match {found[0]['ctx']['pattern']}"
-    if isinstance(value, str) and found[0]["type"] in ("float_type", "int_type") and _is_number(value):
+    if isinstance(value, str) and found[0]["type"] == "float_type" and _is_number(value):
         message += f" (YAML reads {value} as text: write {float(value)!r})"
     return f"{name}: {value!r} {message[0].lower()}{message[1:]}"
 
