@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, v4d
 from v4d.cli import COMMANDS, main
 
 STAGES = {

@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, v4d
 from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.models.checkpoint import load_model, save_model

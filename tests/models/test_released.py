@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, v4d
 from tests.support.reference import (
     made_up,
     made_up_weights,

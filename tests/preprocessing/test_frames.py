@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, v4d
 from tests.support.shards import make_clip, pil_decode
 from v4d.config import FramesConfig
 from v4d.data.shards import ShardReader

@@ -7,7 +7,7 @@ import pandas
 import pytest
 import yaml
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, v4d
 from v4d import config
 from v4d.preprocessing.manifest import MANIFEST_COLUMNS, counts_table
 

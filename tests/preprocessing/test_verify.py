@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import assert_one_line_error, v4d, write_config
+from tests.support.project import assert_one_line_error, v4d, write_config
 from tests.support.shards import jpegs, write_shard
 from v4d import config
 from v4d.data.shard_format import seal

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import ROOT, TINY, environment, v4d, write_config
+from tests.support.project import ROOT, TINY, environment, v4d, write_config
 from v4d import config as configs
 from v4d.config import Config
 from v4d.errors import V4DError

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.conftest import TINY, assert_one_line_error, v4d, write_config
-from tests.training.test_step import ALONE, learner, stage, videos
+from tests.support.project import TINY, assert_one_line_error, v4d, write_config
+from tests.support.training import ALONE, learner, stage, videos
 from v4d import config as configs
 from v4d.data.loader import Batch, normalise
 from v4d.data.shard_format import frame_key, seal

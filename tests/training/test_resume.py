@@ -13,7 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.conftest import TINY, write_config
+from tests.support.project import TINY, write_config
 from v4d import config as configs
 from v4d.distributed.group import DistributedContext
 from v4d.models.checkpoint import load_model

@@ -9,10 +9,9 @@ import pandas
 import pytest
 import yaml
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, v4d
+from tests.support.workflow import checkout, snakemake
 from v4d.utils.ffmpeg import ffmpeg_binary
-
-from tests.workflow.test_workflow import checkout, snakemake  # isort: skip
 
 CLIPS = {"train": 4, "val": 2}
 CONFIG = {
