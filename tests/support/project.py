@@ -1,11 +1,14 @@
 """A small project of the tests: its config, its finished data set, and ways to run v4d on it."""
 
 import contextlib
+import importlib
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import yaml
 
@@ -56,8 +59,26 @@ def v4d(*words: object, cwd: Path, check: bool = True, **options) -> subprocess.
 
 
 def run(*words: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    """Run the command line in this process, without the seconds that a new one takes to import torch."""
-    command = [*map(str, words)]
+    """Run the command line in this process: no interpreter has to start and import torch."""
+    return _in_this_process(lambda: cli.main([*map(str, words)]), words, cwd, check)
+
+
+def run_rank(module: str, *words: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    """Run in this process what `v4d train` or `v4d test` start, as the only rank."""
+    main = importlib.import_module(module).main
+    with mock.patch.object(sys, "argv", [module, *words]):
+        return _in_this_process(main, (module, *words), cwd, check)
+
+
+def train(folder: Path, stage: str = "main", check: bool = True) -> subprocess.CompletedProcess:
+    """Train TINY's model in this process, by config.yaml in `folder`."""
+    words = ("--config", "config.yaml", "--model", "v4d", "--stage", stage)
+    return run_rank("v4d.training.worker", *words, cwd=folder, check=check)
+
+
+def _in_this_process(
+    main: Callable[[], int | None], words: tuple, cwd: Path, check: bool
+) -> subprocess.CompletedProcess:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with (
         kept_state(),
@@ -66,13 +87,13 @@ def run(*words: object, cwd: Path, check: bool = True) -> subprocess.CompletedPr
         contextlib.redirect_stderr(err),
     ):
         try:
-            code = cli.main(command)
+            code = main()
         except SystemExit as end:  # argparse
             code = end.code
     printed, errors = (stream.buffer.getvalue().decode() for stream in (out, err))
     if check and code != 0:
         raise AssertionError(f"v4d {words} exited with {code}:\n{printed}\n{errors}")
-    return subprocess.CompletedProcess(command, code, printed, errors)
+    return subprocess.CompletedProcess(words, code, printed, errors)
 
 
 def train_command(processes: int, *words: str) -> list[str]:

@@ -1,13 +1,11 @@
 """A step's arithmetic: ranks, accumulation and uneven batches give the mean over the videos, exactly."""
 
 import math
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from tests.support.processes import in_ranks
 from tests.support.training import ALONE, learner, part, videos
 from v4d.data.loader import Batch
 from v4d.distributed.group import DistributedContext
@@ -42,30 +40,17 @@ def test_videos_of_no_weight_change_nothing():
     assert found_sums == pytest.approx(sums)
 
 
-def rank_step(rank: int, size: int, port: int, shares: list[tuple[int, int]], results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    whole = videos(8)
-    found, sums = weights_after(
-        [part(whole, *shares[rank])], DistributedContext(rank, size, torch.device("cpu"))
-    )
-    results[rank] = (found, sums)
-    dist.destroy_process_group()
+def rank_step(ranks: DistributedContext, shares: list[tuple[int, int]]) -> tuple[torch.Tensor, list[float]]:
+    return weights_after([part(videos(8), *shares[ranks.rank])], ranks)
 
 
 @pytest.mark.parametrize("shares", [[(0, 4), (4, 8)], [(0, 3), (3, 6), (6, 8)]], ids=["even", "uneven"])
 def test_ranks_equal_one_rank_with_the_whole_batch(shares):
     expected, sums = weights_after([videos(8)], ALONE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(rank_step, (len(shares), port, shares, results), nprocs=len(shares))
-        found = dict(results)
-    for weights, _ in found.values():
+    found = in_ranks(len(shares), rank_step, shares)
+    for weights, _ in found:
         assert torch.allclose(weights, expected, atol=1e-6, rtol=0)
-    total = torch.tensor([rank_sums for _, rank_sums in found.values()]).sum(0)
+    total = torch.tensor([rank_sums for _, rank_sums in found]).sum(0)
     assert total.tolist() == pytest.approx(sums, rel=1e-5)
 
 
