@@ -18,7 +18,7 @@ demo: environment
 	$(BIN)/snakemake --cores all
 
 test: environment
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: environment
 	$(BIN)/ruff check .

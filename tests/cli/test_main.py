@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, run, v4d
 from v4d.cli import COMMANDS, main
 
 STAGES = {
@@ -50,6 +50,13 @@ def test_an_unknown_command_names_the_choices(capsys):
 
 @pytest.mark.parametrize("command", ["annotations", "manifest", "compare", "report"])
 def test_a_missing_config_is_one_line(command, tmp_path):
-    done = v4d(command, "--config", "nowhere.yaml", cwd=tmp_path, check=False)
+    done = run(command, "--config", "nowhere.yaml", cwd=tmp_path, check=False)
     assert_one_line_error(done, "nowhere.yaml")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_program_prints_and_exits_as_its_function_does(tmp_path):
+    """Most tests call the function."""
+    done = v4d("annotations", "--config", "nowhere.yaml", cwd=tmp_path, check=False)
+    assert_one_line_error(done, "v4d annotations: error: ", "nowhere.yaml")
+    assert v4d("--version", cwd=tmp_path).stdout.startswith("v4d ")

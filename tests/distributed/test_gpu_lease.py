@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import environment
+from tests.support.project import environment
 from v4d.distributed import gpu_lease as gpus
 from v4d.distributed import launcher as distributed
 from v4d.distributed.gpu_lease import Gpu, hold, lease, lock_file

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from tests.conftest import TINY, assert_one_line_error, environment, train_command, v4d, write_config
+from tests.support.project import TINY, assert_one_line_error, environment, train_command, v4d, write_config
 from v4d import config as configs
 from v4d.data.loader import VideoRecord
 from v4d.distributed.group import PipeSafeStream, process_group

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import TINY, assert_one_line_error, environment, train_command, v4d, write_config
+from tests.support.project import TINY, assert_one_line_error, environment, train_command, v4d, write_config
 from v4d import config as configs
 from v4d.distributed.rendezvous import FIRST_PORT, PORTS, first_node, meeting
 from v4d.errors import V4DError

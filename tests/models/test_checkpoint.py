@@ -1,10 +1,9 @@
 """A model as a file: damaged, foreign, impossible to write; always one line that names it."""
 
-import resource
-
 import pytest
 import torch
 
+from tests.support.full_disk import disk_of
 from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.models.checkpoint import load_model, read_weights, save_model, write_weights
@@ -78,16 +77,10 @@ def test_a_damaged_file_is_not_loaded(document, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(document, tmp_path):
-    """The limit on a file's size stands for the disk's end: the write fails where the bytes run out."""
     path = tmp_path / "model.pt"
     before = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(V4DError, match=r"cannot write .*model\.pt: File too large"):
-            write_weights(path, document)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with disk_of(100_000), pytest.raises(V4DError, match=r"cannot write .*model\.pt: File too large"):
+        write_weights(path, document)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 

@@ -1,12 +1,12 @@
 """Exported programs give the network's logits, for any number of videos; a GPU is checked at its start."""
 
 import json
-import resource
 
 import pytest
 import torch
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.full_disk import disk_of
+from tests.support.project import assert_one_line_error, run
 from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.models.checkpoint import load_model, save_model
@@ -25,7 +25,7 @@ def saved(path):
 
 def test_export_reload_compare(tmp_path):
     model = saved(tmp_path / "model.pt")
-    v4d("export", "model.pt", "--out", "model.pt2", "--size", 32, cwd=tmp_path)
+    run("export", "model.pt", "--out", "model.pt2", "--size", 32, cwd=tmp_path)
     extra = {"v4d.json": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
     assert json.loads(extra["v4d.json"])["classes"] == list("abcd")
@@ -37,7 +37,7 @@ def test_export_reload_compare(tmp_path):
 
 def test_another_suffix_is_one_line(tmp_path):
     saved(tmp_path / "model.pt")
-    done = v4d("export", "model.pt", "--out", "model.zip", cwd=tmp_path, check=False)
+    done = run("export", "model.pt", "--out", "model.zip", cwd=tmp_path, check=False)
     assert_one_line_error(done, "model.zip", ".pt2")
 
 
@@ -50,15 +50,12 @@ def test_a_program_that_computes_something_else_is_not_left_behind(tmp_path, mon
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    """The limit on a file's size stands for the disk's end."""
     model = saved(tmp_path / "model.pt")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(V4DError, match=r"cannot write .*full\.pt2: File too large"):
-            export(model, tmp_path / "full.pt2", height=32, width=32, description={})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        disk_of(100_000),
+        pytest.raises(V4DError, match=r"cannot write .*full\.pt2: File too large"),
+    ):
+        export(model, tmp_path / "full.pt2", height=32, width=32, description={})
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 

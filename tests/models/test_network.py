@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.support.processes import in_ranks
 from tests.support.reference import conv4d_reference
 from v4d.errors import V4DError
 from v4d.models import ARCHS, PRESETS, create_model, freeze, unfreeze
@@ -224,29 +224,26 @@ def test_compiled_with_checkpointing():
         assert torch.allclose(ours, right, rtol=0, atol=1e-12)
 
 
-def test_every_architecture_under_ddp(tmp_path):
-    multiprocessing.spawn(_ddp_worker, (2, str(tmp_path / "rendezvous")), nprocs=2)
+def test_every_architecture_under_ddp():
+    in_ranks(2, _ddp_rank)
 
 
-def _ddp_worker(rank, world, rendezvous):
+def _ddp_rank(ranks):
     """All processes end with the same gradients: the mean of what each computes on its videos."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world)
-    shares = videos(world).split(1)
+    shares = videos(ranks.size).split(1)
     for arch in ARCHS:
         model = DistributedDataParallel(network(arch))
-        _, gradients = step(model, shares[rank])
+        _, gradients = step(model, shares[ranks.rank])
         checksum = torch.stack([gradient.double().norm() for gradient in gradients.values()])
-        everywhere = [torch.zeros_like(checksum) for _ in range(world)]
+        everywhere = [torch.zeros_like(checksum) for _ in range(ranks.size)]
         torch.distributed.all_gather(everywhere, checksum)
         assert checksum.abs().max() > 0
         assert torch.equal(everywhere[0], everywhere[1]), arch
         if arch == "v4d_tiny":
             alone = [step(network(arch), share)[1] for share in shares]
             for name, gradient in gradients.items():
-                mean = sum(one[name.removeprefix("module.")] for one in alone) / world
+                mean = sum(one[name.removeprefix("module.")] for one in alone) / ranks.size
                 assert (gradient - mean).abs().max() <= 1e-4 * mean.abs().max() + 1e-7, name
-    torch.distributed.destroy_process_group()
 
 
 def test_places_and_kernels_of_4d_blocks():

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, run
 from tests.support.reference import (
     made_up,
     made_up_weights,
@@ -130,7 +130,7 @@ class Intruder:
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"state_dict": Intruder(tmp_path / "was_here")}, tmp_path / "bad.pth.tar")
-    done = v4d("import-released", "bad.pth.tar", "--out", "model.pt", cwd=tmp_path, check=False)
+    done = run("import-released", "bad.pth.tar", "--out", "model.pt", cwd=tmp_path, check=False)
     assert_one_line_error(done, "bad.pth.tar", "mkdir", "run code")
     assert not (tmp_path / "was_here").exists()
     assert not (tmp_path / "model.pt").exists()
@@ -157,7 +157,7 @@ def test_import_puts_classes_into_order(resnet18, tmp_path):
         logits = load_released(resnet18, units=4)(x)[0]
     by_name = dict(zip(theirs, logits.tolist(), strict=True))
     for options in ([], ["--converter", "converter.json"]):
-        v4d("import-released", "released.pth.tar", "--out", "model.pt", *options, cwd=tmp_path)
+        run("import-released", "released.pth.tar", "--out", "model.pt", *options, cwd=tmp_path)
         saved = load_model(tmp_path / "model.pt")
         assert saved.classes == sorted(theirs)
         assert saved.info["stage"]["frame_stride"] == 8

@@ -1,7 +1,6 @@
 """The frames stage: real clips in, a shard and a ledger out, bad clips accounted for."""
 
 import io
-import resource
 import tarfile
 
 import numpy as np
@@ -9,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.full_disk import disk_of
+from tests.support.project import assert_one_line_error, run
 from tests.support.shards import make_clip, pil_decode
 from v4d.config import FramesConfig
 from v4d.data.shards import ShardReader
@@ -198,8 +198,8 @@ def test_a_full_disk_keeps_the_old_shard_and_says_so_in_one_line(tiny):
     folder = tiny / "data/tiny/frames/train"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     where = ("--config", "config.yaml", "--split", "train", "--part", "part_0")
-    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))}
-    done = v4d("frames", *where, cwd=tiny, check=False, **full)
+    with disk_of(50_000):
+        done = run("frames", *where, cwd=tiny, check=False)
     errors = [line for line in done.stderr.splitlines() if "error" in line]
     assert (done.returncode, len(errors)) == (1, 1)
     assert "cannot write data/tiny/frames/train/part_0.lmdb" in errors[0]
@@ -229,8 +229,8 @@ def test_the_command_makes_one_part_anew(tiny):
     before = ShardReader(shard).frames(ShardReader(shard).video_ids[0], [0, 5])
     shard.unlink()
     where = ("--config", "config.yaml", "--split", "train", "--part", "part_1", "--threads", 2)
-    done = v4d("frames", *where, cwd=tiny)
+    done = run("frames", *where, cwd=tiny)
     assert "train/part_1: 8 ok" in done.stdout
     reader = ShardReader(shard)
     assert np.array_equal(reader.frames(reader.video_ids[0], [0, 5]), before)
-    assert_one_line_error(v4d("frames", *where[:-3], "part_9", cwd=tiny, check=False), "part_9")
+    assert_one_line_error(run("frames", *where[:-3], "part_9", cwd=tiny, check=False), "part_9")

@@ -7,13 +7,13 @@ import pandas
 import pytest
 import yaml
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, run, train
 from v4d import config
 from v4d.preprocessing.manifest import MANIFEST_COLUMNS, counts_table
 
 
 def manifest(project, check=True):
-    return v4d("manifest", "--config", "config.yaml", cwd=project, check=check)
+    return run("manifest", "--config", "config.yaml", cwd=project, check=check)
 
 
 def change(path, edit) -> None:
@@ -75,7 +75,7 @@ def test_what_does_not_add_up_is_one_line_and_the_old_manifest_stays(tiny, table
 def test_a_damaged_table_is_one_line(tiny, damage):
     path = tiny / "data/tiny/manifest.parquet"
     path.write_bytes(damage(path.read_bytes()))
-    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny, check=False)
+    done = train(tiny, check=False)
     assert_one_line_error(done, "cannot read data/tiny/manifest.parquet", "Snakemake makes it anew")
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import assert_one_line_error, v4d, write_config
+from tests.support.project import assert_one_line_error, run, write_config
 from tests.support.shards import jpegs, write_shard
 from v4d import config
 from v4d.data.shard_format import seal
@@ -160,7 +160,7 @@ def test_a_damaged_shard_of_a_data_set_is_named_and_made_anew_alone(tiny, monkey
     monkeypatch.chdir(tiny)
     settings = config.load("config.yaml")
     assert verify_dataset(settings, threads=2) == []
-    assert "as they should be" in v4d("verify", "--config", "config.yaml", "--threads", 2, cwd=tiny).stdout
+    assert "as they should be" in run("verify", "--config", "config.yaml", "--threads", 2, cwd=tiny).stdout
 
     folder = tiny / "data/tiny/frames"
     shard, others = folder / "train/part_1.lmdb", [folder / "train/part_0.lmdb", folder / "val/part_0.lmdb"]
@@ -171,13 +171,13 @@ def test_a_damaged_shard_of_a_data_set_is_named_and_made_anew_alone(tiny, monkey
     problems = verify_dataset(settings)
     assert len(problems) == 2
     assert "train/part_1.lmdb is damaged" in problems[0]
-    done = v4d("verify", "--config", "config.yaml", cwd=tiny, check=False)
+    done = run("verify", "--config", "config.yaml", cwd=tiny, check=False)
     assert "train/part_1.lmdb is damaged" in next(
         line for line in done.stderr.splitlines() if "error" in line
     )
     assert done.returncode == 1
     command = problems[1].partition("anew: v4d ")[2].replace("--config ...", "--config config.yaml")
-    v4d(*command.split(), cwd=tiny)
+    run(*command.split(), cwd=tiny)
     assert verify_dataset(settings) == []
     data[-1] ^= 4
     shutil.copy(shard, tiny / "whole.lmdb")
@@ -232,11 +232,11 @@ def test_what_is_not_there_is_named(tiny, monkeypatch):
     shutil.rmtree(tiny / "data/tiny/frames/val")
     problems = verify_dataset(config.load("config.yaml"))
     assert any("cannot open shard" in problem and "val/part_0.lmdb" in problem for problem in problems)
-    assert_one_line_error(v4d("verify", "--config", "nowhere.yaml", cwd=tiny, check=False), "nowhere.yaml")
+    assert_one_line_error(run("verify", "--config", "nowhere.yaml", cwd=tiny, check=False), "nowhere.yaml")
 
 
 def test_kept_archives_are_checked_too(tiny, tmp_path):
-    done = v4d("verify", "archives", "--config", "config.yaml", cwd=tiny)
+    done = run("verify", "archives", "--config", "config.yaml", cwd=tiny)
     assert "none of its archives was downloaded" in done.stdout
 
     write_config(tmp_path, {"name": "k", "dataset": {"name": "k", "source": "kinetics"}})
@@ -245,9 +245,9 @@ def test_kept_archives_are_checked_too(tiny, tmp_path):
     archive.write_bytes(b"an archive")
     entry = LockEntry(size=10, sha256=hashlib.sha256(b"an archive").hexdigest())
     LockFile(tmp_path / "data/k").record("val/part_0.tar.gz", entry)
-    v4d("verify", "archives", "--config", "config.yaml", cwd=tmp_path)
+    run("verify", "archives", "--config", "config.yaml", cwd=tmp_path)
     archive.write_bytes(b"An archive")
-    done = v4d("verify", "archives", "--config", "config.yaml", cwd=tmp_path, check=False)
+    done = run("verify", "archives", "--config", "config.yaml", cwd=tmp_path, check=False)
     assert done.returncode == 1
     assert "val/part_0.tar.gz: its sha256" in done.stderr
 

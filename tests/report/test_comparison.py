@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
-from tests.support import tested_project
-from tests.support.tested_project import made
+from tests.support import made_by_hand as made
 from v4d import config as configuration
 from v4d.cli import main
 from v4d.datasets.published import published_dataset, published_results
@@ -26,10 +25,10 @@ COLUMNS = (
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
+def project(tested_project, tmp_path, monkeypatch) -> Path:
     """A copy of the tested project, as the current folder."""
     folder = tmp_path / "project"
-    shutil.copytree(tested_project.project(), folder)
+    shutil.copytree(tested_project, folder)
     monkeypatch.chdir(folder)
     return folder
 

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.image import imread
 
-from tests.support import tested_project
+from tests.support.made_by_hand import NASTY, NASTY_CLASSES
 from v4d import config as configuration
 from v4d.cli import main
 from v4d.data.sampling import eval_indices
@@ -43,9 +43,9 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
+def project(tested_project, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reported") / "project"
-    shutil.copytree(tested_project.project(), folder)
+    shutil.copytree(tested_project, folder)
     state = {"run_id": "0123456789abcdef", "uri": "sqlite:///mlflow.db"}
     (folder / "results/hand/colour/mlflow_run.json").write_text(json.dumps(state))
     with pytest.MonkeyPatch.context() as patch:
@@ -183,8 +183,8 @@ def test_it_says_what_was_run_and_what_came_of_it(page, project):
 
 def test_names_from_outside_are_text_and_nothing_else(page):
     assert "<script" not in page
-    assert tested_project.made.NASTY in Parts(page).text
-    assert tested_project.made.NASTY not in page  # only in escaped form
+    assert NASTY in Parts(page).text
+    assert NASTY not in page  # only in escaped form
 
 
 def test_it_is_written_without_frames_training_or_runs(project, tmp_path, monkeypatch):
@@ -232,7 +232,7 @@ def test_samples_are_right_ones_and_the_worst_wrong_ones_as_the_network_saw_them
     config = configuration.load("config.yaml")
     folder = Path("results/hand/random/test")
     result = json.loads((folder / "metrics.json").read_text())
-    right, wrong = samples(config, "random", result, tested_project.made.NASTY_CLASSES)
+    right, wrong = samples(config, "random", result, NASTY_CLASSES)
     table = pd.read_parquet(folder / "predictions.parquet").set_index("video_id")
     mistakes = table[table["label_rank"] > 0].sort_values("confidence", ascending=False, kind="stable")
     assert [video.video_id for video in wrong] == list(mistakes.index[:3])

@@ -1,25 +1,16 @@
 """The hand-made data set of the tests of evaluation, tested with three models."""
 
-import atexit
-import functools
+import contextlib
 import json
-import tempfile
 from pathlib import Path
-
-import pytest
 
 from tests.support import made_by_hand as made
 from v4d.evaluation import stage
 
 
-@functools.cache
-def project() -> Path:
-    """A folder with a config of three tested models, one of them "trained" in two stages; made once."""
-    temporary = tempfile.TemporaryDirectory(prefix="v4d-tested-")
-    atexit.register(temporary.cleanup)
-    folder = Path(temporary.name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+def make(folder: Path) -> None:
+    """Fill a folder with a config of three tested models, one of them "trained" in two stages."""
+    with contextlib.chdir(folder):
         shape = {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2}
         config = made.write_config(
             dataset={"synthetic": {"videos": {"val": 20}}},
@@ -41,7 +32,6 @@ def project() -> Path:
             write_training(Path("results/hand/staged") / name, epochs)
         for model in config.models:
             assert stage.main(["--config", "config.yaml", "--model", model]) == 0
-    return folder
 
 
 def write_training(folder: Path, epochs: int) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import environment
+from tests.support.project import environment
 from v4d.errors import V4DError
 from v4d.training.checkpoint import CheckpointManager, check_identity
 

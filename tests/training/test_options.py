@@ -1,18 +1,23 @@
 """What is off by default and is asked for: each does what its name says."""
 
+import os
+from pathlib import Path
+
 import lmdb
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.conftest import TINY, assert_one_line_error, v4d, write_config
-from tests.training.test_step import ALONE, learner, stage, videos
+from tests.support.processes import in_ranks
+from tests.support.project import TINY, assert_one_line_error, run_rank, train, write_config
+from tests.support.training import ALONE, learner, stage, videos
 from v4d import config as configs
 from v4d.data.loader import Batch, normalise
 from v4d.data.shard_format import frame_key, seal
 from v4d.data.shards import ShardReader
 from v4d.distributed.group import DistributedContext
+from v4d.errors import V4DError
 from v4d.models import create_model, freeze
 from v4d.models.checkpoint import load_model
 from v4d.training.inputs import validation_batches
@@ -97,7 +102,7 @@ def test_synchronised_batch_norm_keeps_all_but_the_layers_kind():
 
 def test_synchronised_batch_norm_on_a_cpu_is_one_line(tiny):
     write_config(tiny, configs.merge(TINY, {"training": {"sync_batchnorm": True}}))
-    done = v4d("train", "--config", "config.yaml", "--model", "v4d", cwd=tiny, check=False)
+    done = train(tiny, check=False)
     assert_one_line_error(done, "training.sync_batchnorm needs GPUs")
 
 
@@ -143,7 +148,7 @@ def test_frozen_statistics_are_left_alone():
 
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny, monkeypatch):
     write_config(tiny, configs.merge(TINY, {"training": {"ema": 0.9, "precise_bn_videos": 8}}))
-    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    train(tiny)
     stage_folder = tiny / "results/tiny/v4d/main"
     state = torch.load(stage_folder / "checkpoints/last.pt", weights_only=True)
     final = load_model(stage_folder / "final.pt").model.state_dict()
@@ -159,7 +164,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny, monkeypa
 
 def test_a_checkpoint_of_a_training_is_a_model_too(tiny):
     """So that the best epoch can be tested, exported and used like the last one."""
-    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    train(tiny)
     stage_folder = tiny / "results/tiny/v4d/main"
     last, final = load_model(stage_folder / "checkpoints/last.pt"), load_model(stage_folder / "final.pt")
     assert all(torch.equal(final.model.state_dict()[n], v) for n, v in last.model.state_dict().items())
@@ -167,15 +172,23 @@ def test_a_checkpoint_of_a_training_is_a_model_too(tiny):
     assert last.info == {key: value for key, value in final.info.items() if key != "mlflow_run_id"}
     best = "results/tiny/v4d/main/checkpoints/best.pt"
     write_config(tiny, configs.merge(TINY, {"models": {"v4d": {"checkpoint": best}}}), "best.yaml")
-    v4d("test", "--config", "best.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    run_rank("v4d.evaluation.stage", "--config", "best.yaml", "--model", "v4d", cwd=tiny)
     assert (tiny / "results/tiny/v4d/test/metrics.json").exists()
+
+
+def what_ends_the_training(ranks: DistributedContext, project: Path) -> str:
+    os.chdir(project)
+    with pytest.raises(V4DError) as error:
+        Trainer(configs.load("config.yaml"), "v4d", "main", ranks).run()
+    return str(error.value)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_rate_and_videos(tiny):
     changes = {"training": {"optimizer": {"lr": 1e30}, "schedule": {"name": "constant"}, "log_steps": 1}}
     write_config(tiny, configs.merge(TINY, changes | {"models": {"v4d": {"dropout": 0.0}}}))
-    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 2, cwd=tiny, check=False)
-    assert_one_line_error(done, "of epoch 1, learning rate 1e+30, videos train_0", "debug.pt")
+    first, second = in_ranks(2, what_ends_the_training, tiny)
+    assert "of epoch 1, learning rate 1e+30, videos train_0" in first and "debug.pt" in first
+    assert second == "loss is not finite"  # rank 0 has said the rest
     folder = tiny / "results/tiny/v4d/main"
     assert not (folder / "final.pt").exists() and not (folder / "checkpoints/last.pt").exists()
     state = torch.load(folder / "checkpoints/debug.pt", weights_only=True)
@@ -196,7 +209,7 @@ def test_a_bad_video_that_may_be_skipped_is_named_and_counted(tiny):
     seal(shard)
     options = {"bad_frames": "skip_video", "decode_on": "device", "epochs": 1}
     write_config(tiny, configs.merge(TINY, {"training": options}))
-    done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny)
+    done = train(tiny)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
     assert line.startswith(f"skipped: video {bad}: ")  # as the device says it; the host would name the frame
     (epoch,) = read_json(tiny / "results/tiny/v4d/main/metrics.json")["epochs"]

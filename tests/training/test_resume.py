@@ -1,11 +1,9 @@
 """A training killed with -9 at any step, and resumed, is the same as one that was left alone."""
 
-import multiprocessing
 import os
 import shutil
 import signal
 from collections import defaultdict
-from multiprocessing import forkserver
 from pathlib import Path
 
 import mlflow
@@ -13,7 +11,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.conftest import TINY, write_config
+from tests.support.processes import start
+from tests.support.project import TINY, write_config
 from v4d import config as configs
 from v4d.distributed.group import DistributedContext
 from v4d.models.checkpoint import load_model
@@ -26,8 +25,7 @@ TRACKED = {"backend": "mlflow", "log_model": False, "system_metrics": False}
 
 def train(project: Path, kill_at: int | None = None, stage: str = "main") -> int:
     """Train in a child process, which kills itself in front of a step; its exit code."""
-    child = multiprocessing.get_context("fork").Process(target=_train, args=(project, kill_at, stage))
-    child.start()
+    child = start(_train, project, kill_at, stage)
     child.join(120)
     assert child.exitcode is not None
     return child.exitcode
@@ -35,9 +33,6 @@ def train(project: Path, kill_at: int | None = None, stage: str = "main") -> int
 
 def _train(project: Path, kill_at: int | None, stage: str) -> None:
     os.chdir(project)
-    torch.set_num_threads(1)
-    # Forked from a process that may have a fork server for loader workers: that one is no child of ours.
-    forkserver._forkserver.__init__()
     steps = 0
     step = TrainStep.step
 

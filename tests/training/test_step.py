@@ -1,59 +1,17 @@
 """A step's arithmetic: ranks, accumulation and uneven batches give the mean over the videos, exactly."""
 
 import math
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from v4d import config as configs
+from tests.support.processes import in_ranks
+from tests.support.training import ALONE, learner, part, videos
 from v4d.data.loader import Batch
 from v4d.distributed.group import DistributedContext
 from v4d.errors import V4DError
-from v4d.models import create_model
-from v4d.training.step import TrainStep, _first_bad, seed_step
+from v4d.training.step import _first_bad, seed_step
 from v4d.training.validation import summarise
-
-SIZE = 16
-
-
-def stage(**training):
-    document = {
-        "name": "t",
-        "dataset": {"name": "t", "source": "synthetic"},
-        "models": {
-            "m": {
-                "arch": "v4d_tiny",
-                "units": 2,
-                "frames": 2,
-                "dropout": 0.0,
-                "training": {"batch_size": 8, "clip_grad_norm": None} | training,
-            }
-        },
-    }
-    return configs.build(configs.resolve(document)).models["m"].final
-
-
-def videos(count: int, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    frames = torch.randint(0, 256, (count, 2, 2, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 3, (count,), generator=generator)
-    return Batch(frames, labels, [f"v{n}" for n in range(count)], torch.ones(count))
-
-
-def part(batch: Batch, start: int, stop: int) -> Batch:
-    span = slice(start, stop)
-    return Batch(batch.frames[span], batch.class_index[span], batch.video_id[span], batch.weight[span])
-
-
-def learner(ranks: DistributedContext, **training) -> TrainStep:
-    torch.manual_seed(0)
-    model = create_model("v4d_tiny", num_classes=3, units=2, frames=2, dropout=0.0)
-    # Batch norm in train mode sees its own rank's videos; with statistics fixed a step is a plain sum.
-    model.eval()
-    return TrainStep(model, stage(**training), ranks, seed=0)
 
 
 def weights_after(
@@ -62,9 +20,6 @@ def weights_after(
     own = learner(ranks, **training)
     sums = own.step(batches, epoch=0, step=0, part=0.0)
     return torch.cat([p.detach().flatten() for p in own.model.parameters()]), sums.tolist()
-
-
-ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 def test_accumulation_equals_the_whole_batch():
@@ -85,30 +40,17 @@ def test_videos_of_no_weight_change_nothing():
     assert found_sums == pytest.approx(sums)
 
 
-def rank_step(rank: int, size: int, port: int, shares: list[tuple[int, int]], results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    whole = videos(8)
-    found, sums = weights_after(
-        [part(whole, *shares[rank])], DistributedContext(rank, size, torch.device("cpu"))
-    )
-    results[rank] = (found, sums)
-    dist.destroy_process_group()
+def rank_step(ranks: DistributedContext, shares: list[tuple[int, int]]) -> tuple[torch.Tensor, list[float]]:
+    return weights_after([part(videos(8), *shares[ranks.rank])], ranks)
 
 
 @pytest.mark.parametrize("shares", [[(0, 4), (4, 8)], [(0, 3), (3, 6), (6, 8)]], ids=["even", "uneven"])
 def test_ranks_equal_one_rank_with_the_whole_batch(shares):
     expected, sums = weights_after([videos(8)], ALONE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(rank_step, (len(shares), port, shares, results), nprocs=len(shares))
-        found = dict(results)
-    for weights, _ in found.values():
+    found = in_ranks(len(shares), rank_step, shares)
+    for weights, _ in found:
         assert torch.allclose(weights, expected, atol=1e-6, rtol=0)
-    total = torch.tensor([rank_sums for _, rank_sums in found.values()]).sum(0)
+    total = torch.tensor([rank_sums for _, rank_sums in found]).sum(0)
     assert total.tolist() == pytest.approx(sums, rel=1e-5)
 
 

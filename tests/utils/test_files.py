@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import environment
+from tests.support.project import environment
 from v4d.errors import V4DError
 from v4d.utils.files import atomic_path, read_json, write_json
 

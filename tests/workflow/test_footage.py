@@ -9,10 +9,9 @@ import pandas
 import pytest
 import yaml
 
-from tests.conftest import assert_one_line_error, v4d
+from tests.support.project import assert_one_line_error, run
+from tests.support.workflow import checkout, snakemake
 from v4d.utils.ffmpeg import ffmpeg_binary
-
-from tests.workflow.test_workflow import checkout, snakemake  # isort: skip
 
 CLIPS = {"train": 4, "val": 2}
 CONFIG = {
@@ -80,12 +79,12 @@ def test_one_epoch_was_trained_and_four_videos_tested(project):
 def test_a_single_video_is_classified(project):
     video = "videos/val/bikes/0.mp4"
     weights = "results/flow/v4d/main/final.pt"
-    printed = v4d("predict", video, "--checkpoint", weights, cwd=project).stdout
+    printed = run("predict", video, "--checkpoint", weights, cwd=project).stdout
     assert "bikes" in printed and "bigbuckbunny" in printed
 
 
 def test_a_broken_video_is_one_line(project):
-    done = v4d(
+    done = run(
         "predict",
         "videos/train/bikes/broken clip.mp4",
         "--checkpoint",
@@ -97,7 +96,7 @@ def test_a_broken_video_is_one_line(project):
 
 
 def test_a_missing_checkpoint_is_one_line(project):
-    done = v4d("predict", "videos/val/bikes/0.mp4", "--checkpoint", "no.pt", cwd=project, check=False)
+    done = run("predict", "videos/val/bikes/0.mp4", "--checkpoint", "no.pt", cwd=project, check=False)
     assert_one_line_error(done, "no.pt")
 
 
@@ -126,7 +125,7 @@ def test_a_folder_that_cannot_be_a_data_set_is_one_line(tmp_path, files, words):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    done = v4d("annotations", "--config", "config.yaml", cwd=tmp_path, check=False)
+    done = run("annotations", "--config", "config.yaml", cwd=tmp_path, check=False)
     assert_one_line_error(done, *words)
     assert not (tmp_path / "data").exists()
 
@@ -138,7 +137,7 @@ def test_labels_from_a_table(tmp_path):
         (videos / f"{split}.csv").write_text(f"path,label\n{split}/1.mp4,b; rm -rf\n{split}/1.mkv,<a>\n")
     document = CONFIG | {"dataset": CONFIG["dataset"] | {"folder": {"path": "videos", "layout": "csv"}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
-    v4d("annotations", "--config", "config.yaml", cwd=tmp_path)
+    run("annotations", "--config", "config.yaml", cwd=tmp_path)
     assert json.loads((tmp_path / "data/footage/annotations/classes.json").read_text()) == [
         "<a>",
         "b; rm -rf",
@@ -146,5 +145,5 @@ def test_labels_from_a_table(tmp_path):
     table = pandas.read_parquet(tmp_path / "data/footage/annotations/train.parquet")
     assert table["video_id"].is_unique and table["video_id"].str.fullmatch(r"[A-Za-z0-9_-]+").all()
     (videos / "val.csv").write_text("path,label\n../../outside.mp4,a\n")
-    done = v4d("annotations", "--config", "config.yaml", cwd=tmp_path, check=False)
+    done = run("annotations", "--config", "config.yaml", cwd=tmp_path, check=False)
     assert_one_line_error(done, "val.csv, line 2", "outside")

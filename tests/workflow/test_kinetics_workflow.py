@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.support import mirror
-from tests.workflow.test_workflow import checkout, snakemake
+from tests.support.workflow import checkout, snakemake
 from v4d import config as configs
 from v4d import workflow
 

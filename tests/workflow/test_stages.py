@@ -10,8 +10,8 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import TINY
-from tests.workflow.test_workflow import checkout, snakemake
+from tests.support.project import TINY
+from tests.support.workflow import checkout, snakemake
 from v4d import config as configs
 from v4d.models.checkpoint import load_model
 

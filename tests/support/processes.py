@@ -1,0 +1,53 @@
+"""Child processes that need no new interpreter."""
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from v4d.distributed.group import DistributedContext
+
+
+def start(function: Callable, *args: object) -> BaseProcess:
+    """Call a function in a child process, which has this one's modules already.
+
+    A process that has used a GPU cannot be forked: there the child imports them anew.
+    """
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    child = context.Process(target=_call, args=(function, args))
+    child.start()
+    return child
+
+
+def _call(function: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    # The parent may have a fork server for its loader's workers: that one is no child of ours.
+    forkserver._forkserver.__init__()
+    function(*args)
+
+
+def in_ranks(count: int, function: Callable, *args: object) -> list[Any]:
+    """Call `function(ranks, *args)` in the processes of one group; the results, by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        children = [start(_rank, rank, count, folder, function, args) for rank in range(count)]
+        for child in children:
+            child.join(120)
+            child.kill()
+        assert [child.exitcode for child in children] == [0] * count
+        return [pickle.loads((Path(folder) / f"{rank}.pickle").read_bytes()) for rank in range(count)]
+
+
+def _rank(rank: int, size: int, folder: str, function: Callable, args: tuple) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    result = function(DistributedContext(rank, size, torch.device("cpu")), *args)
+    (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+    dist.destroy_process_group()
