@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 from v4d.config.schema import FILE, schema, text
 
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))

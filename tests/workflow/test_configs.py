@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.conftest import TINY, environment, write_config
-from tests.workflow.test_workflow import checkout
+from tests.support.project import TINY, environment, write_config
+from tests.support.workflow import checkout
 from v4d import config
 
 PLACES = {"models": {"v4d": {"blocks": {"res3": [1]}}}}

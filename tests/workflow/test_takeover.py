@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT, environment
+from tests.support.project import ROOT, environment
 
 MADE = 1_767_225_600
 """When the files were made, seconds since 1970."""
