@@ -112,7 +112,7 @@ def plain(value: Any) -> Any:
 
 
 def settings(
-    values: Mapping[str, Any], block: type[Block], *, but: Collection[Changes] = ("nothing",)
+    values: Mapping[str, Any], block: type[Block], *, but: tuple[Changes, ...] = ("nothing",)
 ) -> dict[str, Any]:
     """The keys of a block on which something depends, in their order.
 

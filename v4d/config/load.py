@@ -19,7 +19,7 @@ import yaml
 
 from v4d.config import registry
 from v4d.config.data import NAME, ClipsConfig, DatasetConfig, FramesConfig, SourceOptions
-from v4d.config.fields import UNSET, Block, block_of, default_of, key, plain, settings, whole_keys
+from v4d.config.fields import UNSET, Block, Changes, block_of, default_of, key, plain, settings, whole_keys
 from v4d.config.models import STAGE_KEYS, ModelConfig, ModelKeys, StageConfig, architecture, with_options
 from v4d.config.relations import check_relations
 from v4d.config.root import Config, RootKeys
@@ -67,7 +67,7 @@ def _whole_keys() -> frozenset[str]:
     return whole_keys(RootKeys).union(*map(whole_keys, options))
 
 
-def resolve(document: Mapping[str, Any]) -> Document:
+def resolve(given: Mapping[str, Any]) -> Document:
     """Check a config, fill every default in and spell every stage out.
 
     The result is a fixed point: resolving it again changes nothing. Keys stand in one order, whatever the
@@ -76,7 +76,7 @@ def resolve(document: Mapping[str, Any]) -> Document:
     Raises:
         V4DError: one line that names the key.
     """
-    document = copy.deepcopy(dict(document))
+    document = copy.deepcopy(dict(given))
     plugins = document.get("plugins", [])
     registry.fill(plugins if isinstance(plugins, list) and all(isinstance(p, str) for p in plugins) else ())
     if isinstance(document.get("dataset"), dict) and "source" in document["dataset"]:
@@ -152,7 +152,7 @@ def stage_class(stage: Mapping[str, Any]) -> type[Block]:
 
 def preparation_settings(config: Config) -> dict[str, Document]:
     """What makes clips and frames what they are: part of a data set's fingerprint, kept in dataset.json."""
-    but = ("nothing", "videos")
+    but: tuple[Changes, ...] = ("nothing", "videos")
     return {
         "clips": settings(config.document["clips"], ClipsConfig, but=but),
         "frames": settings(config.document["frames"], FramesConfig, but=but),
@@ -301,7 +301,7 @@ def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str)
 
 def _path(location: Iterable[Any], values: Any) -> tuple[str, ...]:
     """A mistake's path in the document, without the names that pydantic gives to alternatives."""
-    path = []
+    path: list[str] = []
     for step in location:
         if (isinstance(values, Mapping) and step in values) or (
             isinstance(values, list | tuple) and isinstance(step, int) and step < len(values)

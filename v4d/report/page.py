@@ -51,7 +51,8 @@ class Picture:
     def of(cls, path: Path) -> "Picture":
         content = path.read_bytes()
         if path.suffix == ".svg":
-            inches = float(_SVG_WIDTH.search(content).group(1)) / 72
+            width = _SVG_WIDTH.search(content)
+            inches = float(width[1]) / 72 if width else 0.0
         else:  # width in pixels, in the header of every PNG
             inches = int.from_bytes(content[16:20], "big") / DPI
         address = f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
