@@ -1,4 +1,4 @@
-"""Is this machine fit for it? One line a check: ok, warn or fail, what was found, and what to do.
+"""Is this machine able to run the pipeline? One line a check: ok, warn or fail, what was found, what to do.
 
 Nothing is imported before its check, so that the doctor runs on the machine where half of it is missing.
 """

@@ -98,6 +98,7 @@ def check_locks(folder: Path) -> Finding:
 
 
 def check_gpus() -> Iterator[Finding]:
+    """GPUs that torch sees, the cuDNN version, and whether convolutions are right on each GPU."""
     try:
         torch = importlib.import_module("torch")
     except Exception:
@@ -107,7 +108,7 @@ def check_gpus() -> Iterator[Finding]:
             advice = f"the driver is too old for CUDA {torch.version.cuda}, or torch is a CPU build"
             yield Finding(FAIL, "gpu", "nvidia-smi is there, and torch sees no GPU", advice)
         else:
-            yield Finding(WARN, "gpu", "none", "the demo trains on the CPU, Kinetics does not")
+            yield Finding(WARN, "gpu", "none", "the demo trains on the CPU, a large data set does not")
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -134,7 +135,7 @@ def check_cudnn(version: int | None) -> Finding:
 
 
 def check_convolutions(torch) -> Iterator[Finding]:
-    """Not the version's reputation but this GPU's results, against float64."""
+    """Compare the results of each GPU with float64: a version that is known as good may still be wrong."""
     from v4d.models.numerics import CASES_2D, CASES_3D, wrong_cases
 
     for index in range(torch.cuda.device_count()):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_python() -> Finding:
-    """For the record: an older one than 3.11 does not even get here."""
+    """The version, for the record: the package does not install on a Python older than 3.11."""
     return Finding(OK, "python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
 
 
@@ -55,6 +55,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_torch() -> Finding:
+    """Whether torch and torchvision import together."""
     try:
         torch = importlib.import_module("torch")
         torchvision = importlib.import_module("torchvision")
@@ -65,6 +66,7 @@ def check_torch() -> Finding:
 
 
 def check_decoders() -> Finding:
+    """Whether PyAV imports, and decord where there is one."""
     names = []
     for name in ("av", "decord"):
         try:

@@ -61,8 +61,10 @@ def new_figure(
 
 
 def colour_of(number: int) -> str:
+    """The colour of the n-th curve; they repeat behind the last."""
     return COLOURS[number % len(COLOURS)]
 
 
 def short(text: str, length: int) -> str:
+    """A text of at most `length` characters, cut with an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -49,6 +49,7 @@ class Picture:
 
     @classmethod
     def of(cls, path: Path) -> "Picture":
+        """Read a plot from a PNG or SVG file."""
         content = path.read_bytes()
         if path.suffix == ".svg":
             width = _SVG_WIDTH.search(content)

@@ -37,6 +37,7 @@ class LogLines:
         self.start = self.last = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
+        """Count `count` more as done; print where the last line is `LOG_SECONDS` old."""
         self.done += count
         now = time.monotonic()
         if now - self.last >= LOG_SECONDS:
@@ -44,6 +45,7 @@ class LogLines:
             self._print(now)
 
     def close(self) -> None:
+        """Print the last line."""
         self._print(time.monotonic())
 
     def _print(self, now: float) -> None:
