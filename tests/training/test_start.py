@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import TINY, write_config
+from tests.support.project import TINY, write_config
 from v4d import config as configs
 from v4d.errors import V4DError
 from v4d.training import start as starting
