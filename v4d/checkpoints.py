@@ -12,7 +12,7 @@ from v4d.config import Config, ModelConfig, StageConfig
 from v4d.errors import V4DError
 from v4d.evaluation.exported import read_exported
 from v4d.models.checkpoint import load_model, read_weights
-from v4d.models.released import load_released
+from v4d.models.released import class_order, load_released, reorder_classes
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,44 @@ def load_any(path: Path, *, units: int = 4, frame_stride: int = RELEASED_STRIDE)
     return LoadedModel(path, saved.model, saved.architecture, saved.classes, saved.info, stride)
 
 
+def import_released(
+    path: str | Path, *, units: int, frames: int | None = None, converter: str | Path | None = None
+) -> LoadedModel:
+    """A released checkpoint with its classes in the order of our data sets.
+
+    Args:
+        frames: frames of a unit; None as in `load_released`.
+        converter: JSON file, Kinetics-400 class index to the checkpoint's; None takes the known order.
+
+    Raises:
+        V4DError: no such file, or not such a file.
+    """
+    from v4d.datasets.kinetics import class_names
+
+    model = load_released(path, units=units, frames=frames, converter=converter)
+    if converter is not None:
+        names = class_names()
+        classes = [names[index] for index in class_order(converter, model.num_classes)]
+    else:
+        theirs = _released_classes(model.num_classes)
+        # Our Mini-Kinetics has its 200 classes in alphabetical order, theirs does not.
+        classes = sorted(theirs) if len(theirs) == 200 else theirs
+        reorder_classes(model, [theirs.index(name) for name in classes])
+    info = {"stage": {"frame_stride": RELEASED_STRIDE}, "imported_from": str(path)}
+    return LoadedModel(Path(path), model, model.spec, classes, info, RELEASED_STRIDE)
+
+
 def _load_released(path: Path, units: int) -> LoadedModel:
-    """Which classes the authors' networks have is known by their number."""
+    model = load_released(path, units=units)
+    return LoadedModel(path, model, model.spec, _released_classes(model.num_classes), {}, RELEASED_STRIDE)
+
+
+def _released_classes(count: int) -> list[str]:
+    """The classes of the authors' network with so many of them, in its own order."""
     from v4d.datasets.kinetics import class_names, released_mini_order
 
-    model = load_released(path, units=units)
-    known = {400: class_names, 200: released_mini_order}.get(model.num_classes)
-    names = known() if known else [f"class {index}" for index in range(model.num_classes)]
-    return LoadedModel(path, model, model.spec, names, {}, RELEASED_STRIDE)
+    known = {400: class_names, 200: released_mini_order}.get(count)
+    return known() if known else [f"class {index}" for index in range(count)]
 
 
 def _load_exported(path: Path, frame_stride: int) -> LoadedModel:

@@ -31,6 +31,14 @@ def test_how_many_processes(monkeypatch, available, asked, gpus, expected):
     assert processes_for(asked, gpus, cpu_processes=2) == expected
 
 
+@pytest.mark.parametrize("available", [0, 8])
+@pytest.mark.parametrize("asked", [0, -1])
+def test_less_than_one_process_is_refused(monkeypatch, available, asked):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    with pytest.raises(V4DError, match=f"--nproc {asked}: at least one process is needed"):
+        processes_for(asked, 1, cpu_processes=2)
+
+
 @pytest.mark.parametrize(("asked", "gpus"), [(3, 1), (None, 3)])
 def test_more_than_there_are_gpus_is_refused(monkeypatch, asked, gpus):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

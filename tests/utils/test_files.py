@@ -2,16 +2,18 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.project import environment
 from v4d.errors import V4DError
-from v4d.utils.files import atomic_path, read_json, write_json
+from v4d.utils.files import atomic_path, existing_folder, free_bytes, read_json, write_json
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -71,3 +73,12 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(V4DError, match="no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_folder_that_is_not_there_yet_lies_on_the_disk_of_the_one_above(tmp_path, monkeypatch):
+    assert existing_folder(tmp_path) == existing_folder(tmp_path / "a" / "b") == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert existing_folder(Path("data/demo")) == tmp_path
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", {tmp_path: usage}.__getitem__)
+    assert free_bytes(tmp_path / "data" / "demo") == usage.free

@@ -25,8 +25,10 @@ def processes_for(asked: int | None, granted: int, cpu_processes: int) -> int:
     """How many processes to start: `asked` if given, else one a granted GPU, or `cpu_processes` on a CPU.
 
     Raises:
-        V4DError: more than there are GPUs.
+        V4DError: less than one, or more than there are GPUs.
     """
+    if asked is not None and asked < 1:
+        raise V4DError(f"--nproc {asked}: at least one process is needed")
     available = torch.cuda.device_count()
     if available == 0:
         return asked or cpu_processes

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v4d.doctor.finding import FAIL, GB, OK, WARN, Finding
+from v4d.utils.files import existing_folder, free_bytes
 
 if TYPE_CHECKING:
     from v4d.config import Config
@@ -62,9 +63,9 @@ def check_memory() -> Iterator[Finding]:
 
 def check_disk(folder: Path, needed: float | None) -> Finding:
     """Room for what the config makes (bytes), or for the demo."""
-    free = shutil.disk_usage(existing(folder)).free
+    free = free_bytes(folder)
     wanted = GB if needed is None else needed
-    found = f"{free / GB:,.1f} GB free at {existing(folder)}"
+    found = f"{free / GB:,.1f} GB free at {existing_folder(folder)}"
     if free < wanted:
         advice = f"{wanted / GB:,.1f} GB are needed; make data/ a link to a larger disk"
         return Finding(FAIL, "disk", found, advice)
@@ -84,17 +85,16 @@ def needed_bytes(config: "Config") -> float:
 
 def check_locks(folder: Path) -> Finding:
     """Writing, and locks that hold between processes."""
+    folder = existing_folder(folder)
     try:
-        with tempfile.TemporaryFile(dir=existing(folder)) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except PermissionError as error:
-        return Finding(
-            FAIL, "folder", f"{existing(folder)}: {error.strerror}", "work in a folder that you own"
-        )
+        return Finding(FAIL, "folder", f"{folder}: {error.strerror}", "work in a folder that you own")
     except OSError as error:
         advice = "never run two workflows on this file system at once"
-        return Finding(WARN, "folder", f"{existing(folder)} has no file locks ({error.strerror})", advice)
-    return Finding(OK, "folder", f"{existing(folder)} can be written and locked")
+        return Finding(WARN, "folder", f"{folder} has no file locks ({error.strerror})", advice)
+    return Finding(OK, "folder", f"{folder} can be written and locked")
 
 
 def check_gpus() -> Iterator[Finding]:
@@ -149,9 +149,3 @@ def check_convolutions(torch) -> Iterator[Finding]:
             yield Finding(WARN, "convolutions", f"{index}: {wrong_3d[0]}", advice)
         else:
             yield Finding(OK, "convolutions", f"{index}: as in float64, in bf16 and TF32")
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above that is there."""
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())

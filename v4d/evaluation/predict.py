@@ -112,6 +112,13 @@ class Explanation:
     seconds: np.ndarray  # [U, T], when it was
     rate: float  # frames a second of the frames of a unit
 
+    def as_text(self, classes: Sequence[str]) -> str:
+        """The class, its probability, and the sum that its logit is; the units' shares are in `maps`."""
+        return (
+            f"{classes[self.class_index]}: {100 * self.probability:.1f} %, "
+            f"logit {self.maps.logit:.2f} = {self.maps.bias:+.2f} and the units"
+        )
+
 
 class Predictor:
     """A model and a protocol, on a device."""
@@ -125,11 +132,15 @@ class Predictor:
     def load(
         cls, checkpoint: str | Path, config: Config | None = None, device: str = "cpu", **overrides: Any
     ):
-        """A final, a released or an exported checkpoint.
+        """A final, a released or an exported checkpoint, on the device "cpu", "cuda" or "auto".
 
         Raises:
-            V4DError: no such file, or none of these.
+            V4DError: no such file, or none of these; no GPU for "cuda".
         """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device == "cuda" and not torch.cuda.is_available():
+            raise V4DError("--device cuda: this machine has no CUDA device")
         model = load_any(Path(checkpoint))
         return cls(model, TestProtocol.of(model, config, **overrides), device)
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from v4d import config as configuration
 from v4d.checkpoints import checkpoint_path, load_finished
-from v4d.config import Config
+from v4d.config import Config, ModelConfig
 from v4d.data import index
 from v4d.datasets.published import published_dataset
 from v4d.distributed.group import DistributedContext, broadcast_object, process_group, wait_for_main
@@ -42,8 +42,17 @@ DESCRIBING = ("arch", "preset", "units", "frames", "kernel", "blocks")
 """What of an architecture is a tag, and so a column when MLflow compares runs."""
 
 
-def start(config_file: str, model_name: str, *, nproc: int | None = None, gpus: int | None = None) -> int:
+def start(
+    config: Config,
+    model: ModelConfig,
+    *,
+    config_file: str,
+    nproc: int | None = None,
+    gpus: int | None = None,
+) -> int:
     """Refuse what cannot be tested, then test it: a process a GPU, or as many as asked for on a CPU.
+
+    The processes read `config_file`.
 
     Returns:
         The exit code.
@@ -51,16 +60,11 @@ def start(config_file: str, model_name: str, *, nproc: int | None = None, gpus: 
     Raises:
         V4DError: no checkpoint, other classes than the data set's, no videos, more processes than GPUs.
     """
-    config = configuration.load(config_file)
-    model = config.model(model_name)
-    path = checkpoint_path(config, model)
-    load_finished(path, model.final, index.class_names(config))
+    load_finished(checkpoint_path(config, model), model.final, index.class_names(config))
     index.records(config, config.testing.split)
-    if nproc is not None and nproc < 1:
-        raise V4DError(f"--nproc {nproc}: at least one process is needed")
     training = model.final.training
     processes = processes_for(nproc, gpus or training.gpus, training.processes)
-    return launch("v4d.evaluation.stage", ["--config", config_file, "--model", model_name], processes)
+    return launch("v4d.evaluation.stage", ["--config", config_file, "--model", model.name], processes)
 
 
 def main(argv: list[str] | None = None) -> int:

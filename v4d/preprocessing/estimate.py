@@ -97,6 +97,7 @@ def estimate(config: Config) -> pandas.DataFrame:
 
 def summary(table: pandas.DataFrame, *, cores: int, free: float) -> list[str]:
     """The totals in words: how long on so many cores, and whether it fits on a disk with `free` bytes."""
+    cores = max(1, cores)
     download, disk, hours = table["download_gb"].sum(), table["disk_gb"].sum(), table["cpu_hours"].sum()
     lines = [
         f"in all {download:,.1f} GB to download, {disk:,.1f} GB that stay, {hours:,.1f} CPU hours: "

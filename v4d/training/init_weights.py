@@ -8,10 +8,19 @@ from typing import Any
 import torch
 
 from v4d.checkpoints import load_any
+from v4d.config import Config, ModelConfig, StageConfig
 from v4d.errors import V4DError
 from v4d.models.checkpoint import read_weights
 from v4d.models.imagenet import load_imagenet
 from v4d.models.v4d import VideoNet
+
+
+def initial_weights(config: Config, model: ModelConfig, stage: StageConfig) -> str | Path:
+    """What a stage's `init` names: "imagenet", "scratch" or a file, which is not opened here."""
+    if stage.init == "previous":
+        before = model.stages[model.stages.index(stage) - 1]
+        return config.results / model.name / before.name / "final.pt"
+    return stage.init if stage.init in ("imagenet", "scratch") else Path(stage.init)
 
 
 def load_initial(model: VideoNet, source: str | Path, classes: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from v4d.models.checkpoint import save_model
 from v4d.models.v4d import VideoNet
 from v4d.tracking import Tracker, forget_stages, open_tracker
 from v4d.training.checkpoint import CheckpointManager, check_identity
-from v4d.training.init_weights import load_initial, weights_digest
+from v4d.training.init_weights import initial_weights, load_initial, weights_digest
 from v4d.training.inputs import check_data, steps_an_epoch, training_batches, validation_batches
 from v4d.training.metric_logger import Reporter
 from v4d.training.precise_bn import measure_statistics
@@ -104,13 +104,8 @@ class Trainer:
     @functools.cached_property
     def _initial_digest(self) -> dict[str, str]:
         """Where the stage before was trained anew, or a file replaced, this stage starts anew too."""
-        source = self._initial_weights()
+        source = initial_weights(self.config, self.model_config, self.stage)
         return {"initial_weights": weights_digest(source)} if isinstance(source, Path) else {}
-
-    def _initial_weights(self) -> str | Path:
-        if self.stage.init == "previous":
-            return self.folder.parent / self.earlier_stages[-1] / "final.pt"
-        return self.stage.init if self.stage.init in ("imagenet", "scratch") else Path(self.stage.init)
 
     @property
     def state_file(self) -> Path:
@@ -125,7 +120,7 @@ class Trainer:
         return model.to(self.ranks.device)
 
     def _initialise(self, model: VideoNet) -> None:
-        source = self._initial_weights()
+        source = initial_weights(self.config, self.model_config, self.stage)
         if source == "scratch":
             return
         new = load_initial(model, source, self.classes)

@@ -7,6 +7,7 @@ renamed, so that a kill -9 or a full disk leaves the old file or none, never hal
 import fcntl
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,17 @@ def sync_file(path: Path) -> None:
 def sync_folder(path: Path) -> None:
     """Have the kernel put a folder's entries on the disk, so that a rename outlives a power cut."""
     sync_file(path)
+
+
+def existing_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Free space of the disk that `path` is on, or would be."""
+    return shutil.disk_usage(existing_folder(path)).free
 
 
 def write_text(path: str | Path, text: str) -> None:

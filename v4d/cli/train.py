@@ -1,0 +1,46 @@
+"""The commands of a model in a config: training a stage of it, and testing it."""
+
+from argparse import Namespace
+
+from v4d.cli.command import CONFIG, argument, command, load_config, one_of
+
+PROCESSES = one_of(
+    argument("--nproc", type=int, metavar="N", help="processes: one a GPU, or any number on a CPU"),
+    argument("--gpus", type=int, metavar="N", help="GPUs that were granted; ignored on a CPU"),
+)
+
+
+@command(
+    CONFIG,
+    argument("--model", required=True, help="name of a model in the config"),
+    argument("--stage", help="one of its stages (default: the only or last one)"),
+    PROCESSES,
+)
+def train(args: Namespace) -> int:
+    """Train one stage of a model: results/<name>/<model>/<stage>/{final.pt, metrics.json}.
+
+    Goes on from the last checkpoint where there is one. SIGTERM or SIGUSR1 save the state and exit with 75.
+
+    Example: v4d train --config config/config.yaml --model v4d
+    """
+    from v4d.training.start import start
+
+    config = load_config(args)
+    model = config.model(args.model)
+    stage = model.stage(args.stage) if args.stage else model.final
+    return start(config, model, stage, config_file=args.config, nproc=args.nproc, gpus=args.gpus)
+
+
+@command(CONFIG, argument("--model", required=True, help="name of the model in the config"), PROCESSES)
+def test(args: Namespace) -> int:
+    """Test a model: Algorithm 1 over units and crops, in every temporal order of the config.
+
+    Writes results/<name>/<model>/test/: predictions.parquet, metrics.json, tables and plots. A test that
+    was killed goes on where it was.
+
+    Example: v4d test --config config/config.yaml --model v4d
+    """
+    from v4d.evaluation.stage import start
+
+    config = load_config(args)
+    return start(config, config.model(args.model), config_file=args.config, nproc=args.nproc, gpus=args.gpus)

@@ -1,0 +1,45 @@
+"""How a training stage starts: the data and the weights that it needs are checked, then its processes run."""
+
+from v4d.config import Config, ModelConfig, StageConfig
+from v4d.data.index import dataset_info
+from v4d.distributed.launcher import launch, processes_for
+from v4d.errors import V4DError
+from v4d.training.init_weights import initial_weights
+
+
+def start(
+    config: Config,
+    model: ModelConfig,
+    stage: StageConfig,
+    *,
+    config_file: str,
+    nproc: int | None = None,
+    gpus: int | None = None,
+) -> int:
+    """Train one stage of a model, in as many processes as `processes_for` says. They read `config_file`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        V4DError: a model that is only tested, no data set, no weights to start from, more processes than
+            GPUs.
+    """
+    training = stage.training
+    processes = processes_for(nproc, gpus or training.gpus, training.processes)
+    if model.checkpoint is not None:
+        raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
+    _check_inputs(config, model, stage)
+    words = ["--config", config_file, "--model", model.name, "--stage", stage.name]
+    return launch("v4d.training.worker", words, processes)
+
+
+def _check_inputs(config: Config, model: ModelConfig, stage: StageConfig) -> None:
+    """Refuse a missing data set and missing weights before any process starts."""
+    dataset_info(config)
+    source = initial_weights(config, model, stage)
+    if isinstance(source, str) or source.exists():
+        return
+    if stage.init == "previous":
+        raise V4DError(f"no such checkpoint: {source}; train stage {source.parent.name!r} first")
+    raise V4DError(f"models.{model.name}: init: no such file: {stage.init}")
