@@ -18,9 +18,7 @@ BF16 = 0.03
 """Largest difference of a logit in bf16, relative to the largest one; 0.007 to 0.010 was seen."""
 
 
-BACKBONES = {
-    arch for arch in ARCHS if arch.startswith("i3ds_resnet") and arch.replace("i3ds", "v4d") in ARCHS
-}
+BACKBONES = {arch for arch in ARCHS if arch.startswith("i3ds_resnet") and f"v4d{arch[4:]}" in ARCHS}
 """All of their layers are in the V4D network of the same depth: what takes long is tried there."""
 
 
