@@ -1,5 +1,6 @@
 """Fixtures and hooks for tests of several rooms; the helpers are in tests/support/."""
 
+import contextlib
 import os
 import shutil
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.isolation import kept_state
-from tests.support.project import TINY, run, write_config
+from tests.support.project import make_tiny_data
 from tests.support.shared import made_once
 
 # Two cores at most: the libraries' own threads would fight with the tests' processes.
@@ -35,17 +36,6 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "tiny", make_tiny_data)
 
 
-def make_tiny_data(folder: Path) -> None:
-    config = write_config(folder, TINY)
-    run("annotations", "--config", config, cwd=folder)
-    for split, part in (("train", "part_0"), ("train", "part_1"), ("val", "part_0")):
-        where = ("--config", config, "--split", split, "--part", part)
-        run("download", *where, cwd=folder)
-        run("clips", *where, "--threads", 2, cwd=folder)
-        run("frames", *where, "--threads", 2, cwd=folder)
-    run("manifest", "--config", config, cwd=folder)
-
-
 @pytest.fixture
 def tiny(tiny_data: Path, tmp_path: Path) -> Path:
     """A copy of it to train in."""
@@ -60,3 +50,16 @@ def tested_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support import tested_project  # it imports torch, which most tests do without
 
     return made_once(tmp_path_factory, "tested", tested_project.make)
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables and no runs; to be copied, since making one takes seconds."""
+
+    def make(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        with contextlib.chdir(folder):
+            MlflowClient("sqlite:///mlflow.db").search_experiments()
+
+    return made_once(tmp_path_factory, "mlflow", make) / "mlflow.db"

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import mirror
+from tests.support.project import environment
 from v4d import config
 from v4d.datasets.archives import check_archive, read_members
 from v4d.datasets.download import ranges as transfer
@@ -254,7 +255,7 @@ def test_two_processes_at_the_same_file_take_turns(served, tmp_path, good):
 @pytest.mark.slow
 def test_killed_at_any_moment_the_download_goes_on(served, tmp_path, good):
     code = (
-        "import sys; from pathlib import Path; from v4d.data import transfer\n"
+        "import sys; from pathlib import Path; from v4d.datasets.download import ranges as transfer\n"
         "from v4d.datasets.archives import check_archive; from v4d.datasets.download.fetch import fetch\n"
         "transfer.SEGMENT, transfer._JOURNAL_SECONDS = 20_000, 0.05; print('ready', flush=True)\n"
         "fetch(sys.argv[1], Path(sys.argv[2]), connections=2, check=check_archive)"
@@ -264,8 +265,10 @@ def test_killed_at_any_moment_the_download_goes_on(served, tmp_path, good):
     command = [sys.executable, "-c", code, f"{served.url}/x.tar.gz", str(target)]
     dice, brought = random.Random(11), 0
     for _ in range(10):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        child.stdout.readline()
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
+        )
+        assert child.stdout.readline() == b"ready\n"
         try:
             child.wait(dice.uniform(0, 0.4))
         except subprocess.TimeoutExpired:

@@ -1,6 +1,7 @@
 """The made-up set: reproducible, real files, and no unit that could tell the class by itself."""
 
 import dataclasses
+import functools
 import tarfile
 
 import av
@@ -14,6 +15,7 @@ from v4d.data.sampling import eval_indices, train_indices
 from v4d.datasets.synthetic import CLASSES, DIRECTIONS, draw_scene, encode, frames, make_archive, video_ids
 
 
+@functools.cache
 def dataset(**synthetic) -> DatasetConfig:
     values = {"videos": {"train": 8, "val": 4}, "size": 64, **synthetic}
     document = {"name": "s", "dataset": {"name": "s", "source": "synthetic", "synthetic": values}}

@@ -85,7 +85,8 @@ def test_the_same_scores_as_brute_force(preset, infer, train, dtype, exact):
 )
 def test_any_positions_and_kernels(arch, options):
     model = network(arch, units=3, dtype=torch.float64, **options)
-    x = torch.randn(2, 7, 3, 2, 32, 32, dtype=torch.float64)
+    videos, units = (1, 5) if "50" in arch else (2, 7)
+    x = torch.randn(videos, units, 3, 2, 32, 32, dtype=torch.float64)
     assert (video_scores(model, x) - brute_force(model, x)).abs().max() <= 1e-10
 
 
@@ -127,14 +128,14 @@ def test_memory_is_bounded_by_chunk_and_keep():
     most = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = create_model("v4d_tiny", num_classes=5, units=4, frames=2, preset="released").eval()
-        for infer, keep in ((4, 40), (12, 40), (12, 10**6)):
+        for infer, keep in ((4, 24), (8, 24), (8, 10**6)):
             x = torch.randn(1, infer, 3, 2, 32, 32)
             with LiveBytes(x) as live:
                 video_scores(model, x, chunk=2, keep=keep)
             most[infer, keep] = live.most
     unit = 4 * 2 * 32 * 4 * 4
-    assert most[12, 40] <= 40 * unit + most[4, 40]
-    assert most[12, 10**6] > 200 * unit  # without the bound
+    bound = 24 * unit + most[4, 24]
+    assert most[8, 24] <= bound < most[8, 10**6]
 
 
 def test_one_pass_takes_evenly_spaced_units():
@@ -178,10 +179,11 @@ def test_fewer_units_than_trained_are_refused():
 
 
 def test_the_multiply_adds_of_the_released_resnet50():
-    """At most 5,400 GMAC for 10 into 4 at 8x256x256, counted; 13,418 by brute force."""
+    """At most 5,400 GMAC for 10 into 4 at 8x256x256, counted without data; 13,418 by brute force."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = create_model("v4d_resnet50", num_classes=400, units=4, frames=8).eval()
+        with FlopCounterMode(display=False) as counter:
+            video_scores(model, torch.randn(1, 10, 3, 8, 256, 256))
+    assert 2_000 < counter.get_total_flops() / 2e9 <= 5_400
     model = create_model("v4d_resnet50", num_classes=400, units=4, frames=8).eval()
-    x = torch.randn(1, 10, 3, 8, 32, 32)  # 64 times less than 256x256, all sizes but the head's scale
-    with FlopCounterMode(display=False) as counter:
-        video_scores(model, x)
-    assert counter.get_total_flops() / 2e9 * 64 <= 5_400
     assert gmac(model, 4, 8, 256, 256) * 36 == pytest.approx(13_418, rel=1e-3)

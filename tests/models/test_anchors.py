@@ -31,8 +31,8 @@ def test_a_static_clip_is_the_2d_network_on_its_frame(depth, kind, tmp_path):
     # With 4D kernels at zero (preset paper) a V4D network is its backbone.
     model = create_model(f"{kind}_{depth}", num_classes=5, units=2, frames=17, preset="paper").eval()
     load_imagenet(model, tmp_path / "weights.pth")
-    frame = torch.randn(1, 3, 64, 64)
-    clip = frame[:, None, :, None].expand(1, 2, 3, 17, 64, 64)
+    frame = torch.randn(1, 3, 32, 32)
+    clip = frame[:, None, :, None].expand(1, 2, 3, 17, 32, 32)
     with torch.inference_mode():
         features = model.forward_features(clip).unflatten(0, (2, 17))
         body = nn.Sequential(*list(flat.children())[:-2])
@@ -122,7 +122,7 @@ def test_i3ds_resnet50_is_slow_r50_before_and_after_a_step():
     torch.manual_seed(0)
     theirs = randomised(slow_r50(7))
     ours = copied(theirs, 7).eval()
-    x = torch.randn(2, 3, 4, 64, 64)
+    x = torch.randn(2, 3, 4, 32, 32)
     labels = torch.tensor([1, 5])
     with torch.inference_mode():
         expected = theirs(x)

@@ -18,6 +18,10 @@ BF16 = 0.03
 """Largest difference of a logit in bf16, relative to the largest one; 0.007 to 0.010 was seen."""
 
 
+BACKBONES = {arch for arch in ARCHS if arch.startswith("i3ds_resnet") and f"v4d{arch[4:]}" in ARCHS}
+"""All of their layers are in the V4D network of the same depth: what takes long is tried there."""
+
+
 def network(arch, preset="paper", **options):
     torch.manual_seed(0)
     options = {"num_classes": CLASSES, "units": UNITS, "frames": FRAMES, "dropout": 0.0} | options
@@ -164,7 +168,9 @@ def test_frozen_parts_stay_as_they_are_until_unfrozen():
     assert model.stem.conv.weight.requires_grad
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=pytest.mark.long if arch in BACKBONES else ()) for arch in ARCHS]
+)
 def test_bf16_channels_last_and_checkpointing(arch):
     model = randomise_blocks4d(network(arch))
     x = videos()
@@ -190,13 +196,14 @@ def test_bf16_channels_last_and_checkpointing(arch):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.long)])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_compiles_as_one_graph(arch):
-    """Captured and differentiated ahead of time; the code generator behind it is PyTorch's own business."""
+def test_compiles_as_one_graph(arch, backend):
+    """Captured, and differentiated ahead of time; the code generator behind it is PyTorch's own business."""
     model = randomise_blocks4d(network(arch))
     loss, gradients = step(model, videos())
     model.zero_grad()
-    compiled_loss, compiled = step(torch.compile(model, backend="aot_eager", fullgraph=True), videos())
+    compiled_loss, compiled = step(torch.compile(model, backend=backend, fullgraph=True), videos())
     torch._dynamo.reset()
     assert compiled_loss == pytest.approx(loss, rel=1e-4)
     for name, gradient in gradients.items():
@@ -224,14 +231,21 @@ def test_compiled_with_checkpointing():
         assert torch.allclose(ours, right, rtol=0, atol=1e-12)
 
 
-def test_every_architecture_under_ddp():
-    in_ranks(2, _ddp_rank)
+DDP_FIRST = ("v4d_tiny", "i3ds_tiny", "v4d_resnet50")
+"""With both kinds of residual blocks, with 4D blocks and without."""
 
 
-def _ddp_rank(ranks):
+@pytest.mark.parametrize(
+    "archs", [DDP_FIRST, pytest.param(sorted({*ARCHS} - {*DDP_FIRST}), marks=pytest.mark.long)]
+)
+def test_every_architecture_under_ddp(archs):
+    in_ranks(2, _ddp_rank, archs)
+
+
+def _ddp_rank(ranks, archs):
     """All processes end with the same gradients: the mean of what each computes on its videos."""
     shares = videos(ranks.size).split(1)
-    for arch in ARCHS:
+    for arch in archs:
         model = DistributedDataParallel(network(arch))
         _, gradients = step(model, shares[ranks.rank])
         checksum = torch.stack([gradient.double().norm() for gradient in gradients.values()])

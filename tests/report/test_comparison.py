@@ -181,8 +181,9 @@ def test_published_rows_stand_beside_ours_and_are_marked():
     assert "Mini" not in text
 
 
-def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypatch, capsys):
+def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypatch, capsys, mlflow_database):
     monkeypatch.chdir(tmp_path)
+    shutil.copy(mlflow_database, tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     shape = {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2}
     models = {"colour": shape | {"checkpoint": "colour.pt"}, "random": shape | {"checkpoint": "random.pt"}}

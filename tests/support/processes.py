@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -32,6 +33,14 @@ def _call(function: Callable, args: tuple) -> None:
     # The parent may have a fork server for its loader's workers: that one is no child of ours.
     forkserver._forkserver.__init__()
     function(*args)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until a condition holds; fail where it does not within a time that no machine needs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
 
 
 def in_ranks(count: int, function: Callable, *args: object) -> list[Any]:

@@ -120,3 +120,15 @@ def write_config(folder: Path, document: dict, name: str = "config.yaml") -> Pat
     path = folder / name
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return path
+
+
+def make_tiny_data(folder: Path) -> None:
+    """Make TINY's data set by the real stages: 20 + 10 synthetic videos in 3 parts."""
+    config = write_config(folder, TINY)
+    run("annotations", "--config", config, cwd=folder)
+    for split, part in (("train", "part_0"), ("train", "part_1"), ("val", "part_0")):
+        where = ("--config", config, "--split", split, "--part", part)
+        run("download", *where, cwd=folder)
+        run("clips", *where, "--threads", 2, cwd=folder)
+        run("frames", *where, "--threads", 2, cwd=folder)
+    run("manifest", "--config", config, cwd=folder)

@@ -67,8 +67,16 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path):
+def database(tmp_path, mlflow_database) -> str:
+    """The address of a database in the test's folder."""
+    shutil.copy(mlflow_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def server(tmp_path, mlflow_database):
     (tmp_path / "server").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "server/server.db")
     found = Server(tmp_path / "server")
     yield found
     found.kill()
@@ -144,19 +152,19 @@ def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monke
     assert MlflowClient(server.uri).get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_run_goes_on_and_repeated_steps_are_not_doubled(tmp_path, monkeypatch):
+def test_a_run_goes_on_and_repeated_steps_are_not_doubled(tmp_path, monkeypatch, database):
     monkeypatch.chdir(tmp_path)
-    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = config(database)
     for steps in (range(12), range(8, 20)):  # killed at 12, resumed from a checkpoint at 8
         with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
             log(tracker, steps)
     assert history(settings.tracking.uri) == list(range(20))
 
 
-def test_what_was_pushed_but_not_noted_is_not_doubled(tmp_path, monkeypatch):
+def test_what_was_pushed_but_not_noted_is_not_doubled(tmp_path, monkeypatch, database):
     """A kill between the push and the note of how far it was: the same points are pushed again."""
     monkeypatch.chdir(tmp_path)
-    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = config(database)
     with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
         log(tracker, range(10))
     state = json.loads(state_file(tmp_path).read_text())
@@ -169,9 +177,9 @@ def test_what_was_pushed_but_not_noted_is_not_doubled(tmp_path, monkeypatch):
     assert history(settings.tracking.uri) == list(range(15))
 
 
-def test_a_stage_trained_anew_begins_a_run_that_keeps_the_earlier_stages(tmp_path, monkeypatch):
+def test_a_stage_trained_anew_begins_a_run_that_keeps_the_earlier_stages(tmp_path, monkeypatch, database):
     monkeypatch.chdir(tmp_path)
-    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = config(database)
     for stage, steps in (("one", range(5)), ("two", range(5, 9))):
         with open_tracker(settings, "v4d", state_file=state_file(tmp_path), stage=stage) as tracker:
             log(tracker, steps)
@@ -212,10 +220,10 @@ def test_what_forgetting_was_killed_at_is_forgotten_the_next_time(tmp_path):
         assert json.loads(path.read_text()) == {"run_id": "new"}
 
 
-def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatch):
+def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatch, database):
     """And one with a character that ends lines elsewhere is one line."""
     monkeypatch.chdir(tmp_path)
-    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = config(database)
     with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
         tracker.set_tags({"title": "one\u2028line\x85"})
     journal = state_file(tmp_path).with_name("tracking.jsonl")
@@ -232,9 +240,9 @@ def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("error", "status"), [(Preempted, "KILLED"), (RuntimeError, "FAILED")])
-def test_a_run_is_called_what_it_ended_as_until_it_goes_on(tmp_path, monkeypatch, error, status):
+def test_a_run_is_called_what_it_ended_as_until_it_goes_on(tmp_path, monkeypatch, database, error, status):
     monkeypatch.chdir(tmp_path)
-    settings = config(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = config(database)
     client = MlflowClient(settings.tracking.uri)
     with (
         pytest.raises(error),
@@ -330,10 +338,11 @@ def test_where_mlflow_is_not_installed_all_else_works(tiny):
     assert (tiny / "results/tiny/report.html").exists() and not (tiny / "mlflow.db").exists()
 
 
-def test_final_weights_open_with_mlflow(tiny, monkeypatch):
+def test_final_weights_open_with_mlflow(tiny, monkeypatch, mlflow_database):
     import mlflow
     import torch
 
+    shutil.copy(mlflow_database, tiny)
     tracked = {"tracking": {"backend": "mlflow", "log_model": True, "system_metrics": False}}
     write_config(tiny, configs.merge(TINY, tracked | {"training": {"epochs": 1}}))
     train(tiny)

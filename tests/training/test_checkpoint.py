@@ -1,20 +1,20 @@
 """The folder of checkpoints: one writer, whole files, nothing lost."""
 
-import subprocess
-import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support.project import environment
+from tests.support.processes import start, wait_for
 from v4d.errors import V4DError
 from v4d.training.checkpoint import CheckpointManager, check_identity
 
-HOLD = (
-    "import sys, pathlib, time\nfrom v4d.training.checkpoint import CheckpointManager\n"
-    "with CheckpointManager(pathlib.Path(sys.argv[1]), 2).locked():\n"
-    "    print('held', flush=True); time.sleep(60)\n"
-)
+
+def hold(folder: Path) -> None:
+    with CheckpointManager(folder, 2).locked():
+        (folder / "held").touch()
+        time.sleep(60)
 
 
 def state(epoch: int) -> dict:
@@ -44,14 +44,13 @@ def test_a_moment_inside_an_epoch_becomes_the_last_only(tmp_path):
 
 
 def test_a_second_writer_is_refused_by_name_and_a_dead_one_is_not_in_the_way(tmp_path):
-    words = [sys.executable, "-c", HOLD, str(tmp_path)]
-    holder = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment())
-    assert holder.stdout.readline() == b"held\n"
+    holder = start(hold, tmp_path)
+    wait_for((tmp_path / "held").exists)
     folder = CheckpointManager(tmp_path, 2)
     with pytest.raises(V4DError, match=f"process {holder.pid}"), folder.locked():
         pass
     holder.kill()
-    holder.wait()
+    holder.join()
     with folder.locked():
         pass
 
