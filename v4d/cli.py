@@ -7,6 +7,7 @@ import sys
 
 from v4d import __version__
 from v4d.errors import V4DError
+from v4d.utils.lifeline import keep_temporary_files_together
 
 # name: what it does. The code of `a-b` is v4d/commands/a_b.py with `add_arguments(parser)` and
 # `run(args)`; it is imported for the chosen command only, since torch alone takes a second.
@@ -35,6 +36,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a user's mistake into one line on stderr and exit code 1."""
+    is_program = argv is None
     argv = sys.argv[1:] if argv is None else argv
     parser = _top_parser()
     if not argv or argv[0] not in COMMANDS:
@@ -50,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     module.add_arguments(command)
     args = command.parse_args(argv[1:])
+    if is_program:
+        keep_temporary_files_together()
     try:
         return module.run(args) or 0
     except V4DError as error:

@@ -4,10 +4,12 @@ Goes on from the last checkpoint where there is one. SIGTERM or SIGUSR1 save the
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from v4d import config
 from v4d.errors import V4DError
+from v4d.utils.lifeline import lasting_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     from v4d.distributed.launcher import launch, processes_for
 
     training = stage.training
+    if training.compile:  # what was compiled once need not be again
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
     processes = processes_for(args.nproc, args.gpus or training.gpus, training.processes)
     words = ["--config", args.config, "--model", model.name, "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)
