@@ -194,11 +194,22 @@ exec {real} "$@"
     ledger = make(tmp_path, videos, table([f"v{n}" for n in range(6)]), settings=quick)
     assert list(ledger["status"]) == ["ok", "timeout", "ok", "ok", "ok", "ok"]
     assert "killed after" in ledger["reason"][1] and "looping" in ledger["reason"][1]
-    # A killed process is gone once init has reaped it.
+    assert_is_gone("987654")
+
+
+def assert_is_gone(word: str) -> None:
+    """No process has the word on its command line; a killed one is gone once init has reaped it."""
     deadline = time.monotonic() + 10
-    while any("987654" in p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]):
+    while any(word in p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_a_child_has_started_ends_with_it_and_is_not_waited_for(tmp_path):
+    """As yt-dlp starts ffmpeg, which then holds the pipe of its complaints open."""
+    finished = run_with_deadline([stub(tmp_path / "leaves", "sleep 987653 & exit 3")], timeout=600)
+    assert (finished.code, finished.timed_out) == (3, False)
+    assert_is_gone("987653")
 
 
 def test_a_child_that_prints_without_end_costs_no_memory(tmp_path):

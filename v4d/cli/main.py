@@ -7,6 +7,7 @@ import sys
 
 from v4d import __version__
 from v4d.errors import V4DError
+from v4d.utils.lifeline import keep_temporary_files_together
 
 COMMANDS = {
     "annotations": ("write the tables of what should exist: classes, and a row a video", "data"),
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     A V4DError is printed as one line on stderr, with exit code 1. Ctrl-C gives 130, a wrong argument 2.
     """
+    is_program = argv is None
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in COMMANDS:
         parser = _top_parser()
@@ -50,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     module = importlib.import_module(f"v4d.cli.{COMMANDS[name][1]}")
     command = getattr(module, name.replace("-", "_"))
     args = command.parser(f"v4d {name}").parse_args(argv[1:])
+    if is_program:
+        keep_temporary_files_together()
     try:
         return command.run(args) or 0
     except V4DError as error:

@@ -15,6 +15,7 @@ from v4d.data.batch import Batch, EncodedFrames
 from v4d.data.batch_sampler import Pick
 from v4d.data.shards import BadFrameError, ShardReader, Video
 from v4d.data.transforms import Augmentation
+from v4d.data.workers import shared_bytes
 from v4d.errors import V4DError
 
 _RUN = 8
@@ -160,7 +161,7 @@ class _Samples(Dataset):
         size, crops = views[0][0].size, max(map(len, views))
         shape = (len(views), crops, self.units, self.frames, size, size, 3)
         if torch.utils.data.get_worker_info():
-            return torch.empty(shape, dtype=torch.uint8).share_memory_()
+            return shared_bytes(shape)
         return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
 
     def _fill(

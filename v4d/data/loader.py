@@ -7,13 +7,9 @@ for epoch in range(epochs):
         logits = model(normalise(batch.frames, torch.bfloat16))
 """
 
-import multiprocessing.context
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver, popen_forkserver, resource_tracker
 
 import torch
 from torch.utils.data import DataLoader
@@ -22,7 +18,8 @@ from v4d.config import CropConfig
 from v4d.data.batch import Batch, normalise, prefetch, to_device
 from v4d.data.batch_sampler import EvalPlan, Pick, TrainPlan
 from v4d.data.dataset import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable
-from v4d.errors import V4DError
+from v4d.data.workers import fork_server
+from v4d.errors import V4DError, WorkerDied
 
 __all__ = [
     "Batch",
@@ -38,7 +35,6 @@ __all__ = [
 
 _BATCHES_AHEAD = 3
 _MOST_WORKERS = 16
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
 
 
 def train_loader(
@@ -163,7 +159,7 @@ class Loader:
             prefetch_factor=_BATCHES_AHEAD if workers else None,
             # Forking a process with threads of torch, gloo or CUDA may deadlock. A fork server starts clean,
             # imports once, and then forks a worker in milliseconds.
-            multiprocessing_context=_fork_server() if workers else None,
+            multiprocessing_context=fork_server(__name__) if workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the global one is the training's, and stays as it is
         )
@@ -235,44 +231,6 @@ def _table(videos: Sequence[VideoRecord]) -> VideoTable:
     return VideoTable(videos)
 
 
-class _Popen(popen_forkserver.Popen):
-    def terminate(self) -> None:
-        self.kill()  # SIGTERM is held back from workers, see `_fork_server`
-
-
-class _Worker(multiprocessing.context.ForkServerProcess):
-    @staticmethod
-    def _Popen(process: "_Worker") -> _Popen:
-        return _Popen(process)
-
-
-class _Context(multiprocessing.context.ForkServerContext):
-    Process = _Worker
-
-
-def _fork_server() -> _Context:
-    """Where workers are forked.
-
-    Slurm sends the signals that ask a job to stop to each of its processes. Workers and their server must not
-    hear them: the training needs its next batches to get to the step after which it saves its state.
-    """
-    context = _Context()
-    preload = [__name__]
-    # A child imports the program's main module: what that imports is better there already, once for all.
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    if main is not None and main.name.startswith("v4d."):
-        preload.append(main.name)
-    context.set_forkserver_preload(preload)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # when it starts, it lets SIGTERM through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
-
-
 def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
     return batch
 
@@ -282,7 +240,7 @@ def _explained(error: Exception) -> Exception:
     torn = isinstance(error, (ConnectionError, EOFError))
     if torn or "exited unexpectedly" in str(error) or "killed by signal" in str(error):
         what = type(error).__name__ if torn else str(error).partition(". ")[0]
-        return V4DError(
+        return WorkerDied(
             f"a loader worker died ({what}): out of memory, or a damaged shard, which `v4d verify` finds"
         )
     return error

@@ -1,6 +1,7 @@
 """The processes of a job as one group: ranks and collectives (gloo on a CPU, nccl on GPUs)."""
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -15,6 +16,9 @@ import torch
 import torch.distributed as dist
 
 from v4d.distributed import gpu_lease
+from v4d.distributed.job import LIFELINE, STORE
+from v4d.errors import V4DError, WorkerDied
+from v4d.utils.lifeline import end_with
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective may wait for a slow rank; a dead one is noticed at once by the launcher."""
@@ -37,9 +41,13 @@ class DistributedContext:
 def process_group() -> Iterator[DistributedContext]:
     """Join the processes that `launch` started, or be alone where nothing did.
 
+    Where the launcher is killed (kill -9), this process is killed with it, without saving anything.
+
     Who fails leaves without a word: taking leave of NCCL waits for the other ranks, which wait in a
     collective for this one, and neither its traceback nor its exit code would come out.
     """
+    if LIFELINE in os.environ:
+        end_with(os.environ[LIFELINE])
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         leased = _hold_lease()
@@ -49,8 +57,12 @@ def process_group() -> Iterator[DistributedContext]:
     else:
         leased, device, backend = None, torch.device("cpu"), "gloo"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
-    if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if backend == "nccl" else None)
+    common = {"timeout": TIMEOUT, "device_id": device if backend == "nccl" else None}
+    if STORE in os.environ:
+        store = dist.FileStore(os.environ[STORE])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, **common)
+    elif "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, **common)
     yield DistributedContext(rank, size, device)
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -68,12 +80,22 @@ def _hold_lease() -> Any:
 
 
 def gather_objects(ranks: DistributedContext, value: Any) -> list[Any] | None:
-    """Every rank's value, in the order of ranks, on rank 0; None elsewhere."""
+    """Every rank's value, in the order of ranks, on rank 0; None elsewhere.
+
+    Values are what JSON can hold, and tuples come as lists: nothing that came over a socket is unpickled.
+    """
     if ranks.size == 1:
         return [value]
-    gathered: list[Any] | None = [None] * ranks.size if ranks.is_main else None
-    dist.gather_object(value, gathered, dst=0)
-    return gathered
+    mine = _to_tensor(value).to(ranks.device)
+    sizes = [torch.empty(1, dtype=torch.int64, device=ranks.device) for _ in range(ranks.size)]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=ranks.device))
+    padded = torch.zeros(max(map(int, sizes)), dtype=torch.uint8, device=ranks.device)
+    padded[: len(mine)] = mine
+    gathered = [torch.empty_like(padded) for _ in sizes] if ranks.is_main else None
+    dist.gather(padded, gathered, dst=0)
+    if gathered is None:
+        return None
+    return [_from_tensor(data[: int(size)]) for data, size in zip(gathered, sizes, strict=True)]
 
 
 def sum_over_ranks(ranks: DistributedContext, values: torch.Tensor) -> torch.Tensor:
@@ -84,12 +106,24 @@ def sum_over_ranks(ranks: DistributedContext, values: torch.Tensor) -> torch.Ten
 
 
 def broadcast_object(ranks: DistributedContext, value: Any) -> Any:
-    """Rank 0's value, on every rank."""
+    """Rank 0's value, on every rank: what JSON can hold, as in `gather_objects`."""
     if ranks.size == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    data = _to_tensor(value if ranks.is_main else None).to(ranks.device)
+    size = torch.tensor([len(data)], device=ranks.device)
+    dist.broadcast(size, src=0)
+    if not ranks.is_main:
+        data = torch.empty(int(size), dtype=torch.uint8, device=ranks.device)
+    dist.broadcast(data, src=0)
+    return _from_tensor(data)
+
+
+def _to_tensor(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _from_tensor(data: torch.Tensor) -> Any:
+    return json.loads(data.cpu().numpy().tobytes())
 
 
 def any_rank(ranks: DistributedContext, value: bool) -> bool:
@@ -102,8 +136,10 @@ def barrier(ranks: DistributedContext) -> None:
         dist.barrier()
 
 
-def wait_for_main() -> None:
+def wait_for_main(error: V4DError) -> None:
     """Most mistakes meet all ranks alike, and rank 0 says them: the launcher then ends this process here."""
+    if isinstance(error, WorkerDied) or os.environ.get("RANK", "0") == "0":
+        return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(5)
 

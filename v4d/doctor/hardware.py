@@ -39,7 +39,7 @@ def cpu_quota(path: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Main memory for a clips job, and shared memory for the loader's batches."""
+    """Main memory for a clips job, and shared memory for NCCL, by which a machine's GPUs talk."""
     try:
         import psutil
     except ImportError:
@@ -55,7 +55,7 @@ def check_memory() -> Iterator[Finding]:
     if shared.exists():
         size = shutil.disk_usage(shared).total
         if size < GB:
-            advice = "the loader's batches pass through it: `docker run --shm-size=8g`"
+            advice = "NCCL between GPUs passes through it: `docker run --shm-size=8g`"
             yield Finding(WARN, "shared memory", f"/dev/shm has {size / GB:.2f} GB", advice)
         else:
             yield Finding(OK, "shared memory", f"/dev/shm has {size / GB:.1f} GB")

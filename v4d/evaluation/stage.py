@@ -8,7 +8,6 @@ How the videos are shared and a killed test goes on: v4d.evaluation.pieces.
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
@@ -82,8 +81,7 @@ def main(argv: list[str] | None = None) -> int:
                 if ranks.is_main:
                     finish(work, ranks)
     except V4DError as error:
-        if "RANK" in os.environ and os.environ["RANK"] != "0":
-            wait_for_main()
+        wait_for_main(error)
         print(f"v4d test: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     return 0

@@ -72,8 +72,8 @@ def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
     """ffmpeg's arguments for one clip.
 
     One thread each for decoder and encoder: the pool is what keeps the cores busy, and x264 writes other
-    bytes with another number of threads. `-timelimit` (CPU time, over all of ffmpeg's threads) ends one
-    whose parent was killed.
+    bytes with another number of threads. `-timelimit` (CPU time, over all of ffmpeg's threads) bounds what
+    a child may cost beside the deadline that its parent holds it to.
 
     Raises:
         V4DError: the size is odd, which yuv420p cannot hold.

@@ -1,10 +1,13 @@
 """How a training stage starts: the data and the weights that it needs are checked, then its processes run."""
 
+import os
+
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.data.index import dataset_info
 from v4d.distributed.launcher import launch, processes_for
 from v4d.errors import V4DError
 from v4d.training.init_weights import initial_weights
+from v4d.utils.lifeline import lasting_folder
 
 
 def start(
@@ -30,6 +33,8 @@ def start(
     if model.checkpoint is not None:
         raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
     _check_inputs(config, model, stage)
+    if training.compile:  # a folder that outlives the job: what was compiled once need not be again
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
     words = ["--config", config_file, "--model", model.name, "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)
 

@@ -1,7 +1,6 @@
 """What each process of a training runs: `python -m v4d.training.worker --config C --model M --stage S`."""
 
 import argparse
-import os
 import sys
 import warnings
 
@@ -31,8 +30,7 @@ def main() -> int:
                     print("asked to stop: the state is saved, the same command goes on from it", flush=True)
                 return PREEMPTED
     except V4DError as error:
-        if os.environ.get("RANK", "0") != "0":
-            wait_for_main()
+        wait_for_main(error)
         print(f"v4d train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
     return 0

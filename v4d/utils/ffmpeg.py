@@ -1,5 +1,6 @@
 """ffmpeg as a child process: which binary, a deadline it cannot outlive, its own last words."""
 
+import contextlib
 import functools
 import os
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from v4d.errors import V4DError
+from v4d.utils.lifeline import start_tied
 
 AT_LEAST = (5, 1)
 """The oldest ffmpeg that will do: the first with `-fps_mode`."""
@@ -117,6 +119,8 @@ def run_with_deadline(
 ) -> Finished:
     """Run a child until it ends, its deadline passes or `stop` is set; then its whole group is killed.
 
+    It is killed, too, when this process is (kill -9).
+
     stderr is read as it comes and only its two ends are kept (ffmpeg describes its input in the first
     lines), so that a decoder that prints for hours costs no memory.
 
@@ -126,13 +130,12 @@ def run_with_deadline(
         stop: set by another thread to give up early.
     """
     deadline = time.monotonic() + timeout
-    child = subprocess.Popen(
+    child = start_tied(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        pass_fds=tuple(pass_fds),
-        start_new_session=True,  # a group of its own, so that what it starts dies with it
+        pass_fds=pass_fds,
     )
     listener = _Listener()
     try:
@@ -157,6 +160,8 @@ def _listen(
             if left <= 0 or (stop and stop.is_set()):
                 return False
             if not selector.select(min(left, 0.5)):
+                if child.poll() is not None:  # killed, and what it had started holds the pipe open
+                    break
                 continue
             data = os.read(pipe, 1 << 16)
             if not data:
@@ -170,12 +175,9 @@ def _listen(
 
 
 def _kill_group(child: subprocess.Popen) -> None:
-    """Kill what is left of the child's process group and reap the child."""
-    if child.poll() is None:
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            child.kill()
+    """Kill what is left of the child's process group, also where it has ended itself, and reap the child."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 

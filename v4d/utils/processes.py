@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from v4d.errors import V4DError
+from v4d.utils.lifeline import end_with, lifeline
+
 _START_SECONDS = 120
 _GRACE_SECONDS = 5
 
@@ -39,6 +42,9 @@ def run_in_children(
     Args:
         function: from the top level of a module, or a `functools.partial` of such; it is pickled.
         deadline: seconds a task may take; then its process is killed and replaced.
+
+    Raises:
+        V4DError: no process can be started.
     """
     tasks = enumerate(tasks)
     children = [_Child(function, deadline) for _ in range(processes)]
@@ -97,13 +103,14 @@ class _Child:
         self.task: int | None = None
         self.until = math.inf
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(theirs, self.function, self.deadline), daemon=True
-        )
-        self.process.start()
+        self.process = context.Process(target=_serve, args=(theirs, self.function, lifeline()), daemon=True)
+        try:
+            self.process.start()
+        except (EOFError, OSError) as error:  # the server has died
+            raise V4DError(f"no child process can be started: {error}; is the memory used up?") from error
         theirs.close()
         if not self.connection.poll(_START_SECONDS) or self._receive() != "ready":
-            raise RuntimeError("a child process did not start")
+            raise V4DError(f"a child process has not started within {_START_SECONDS} s, or has died")
 
     def give(self, number: int, task: Any) -> None:
         self.task, self.until = number, time.monotonic() + self.deadline
@@ -138,10 +145,10 @@ class _Child:
             return None
 
 
-def _serve(connection: Connection, function: Callable[[Any], Any], deadline: float) -> None:
-    """What a child does: one task after the other until its parent is gone."""
+def _serve(connection: Connection, function: Callable[[Any], Any], parent: str) -> None:
+    """What a child does: one task after the other until its parent ends it, or has ended itself."""
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # the parent was ended meanwhile: recv() finds out
         connection.send("ready")
     while True:
@@ -149,13 +156,10 @@ def _serve(connection: Connection, function: Callable[[Any], Any], deadline: flo
             task = connection.recv()
         except (EOFError, OSError):
             return
-        # Should the parent be gone, the kernel ends a task that hangs.
-        signal.alarm(math.ceil(deadline) + _GRACE_SECONDS)
         try:
             outcome = TaskResult(function(task))
         except Exception as error:
             outcome = TaskResult(failure="error", reason=f"{type(error).__name__}: {error}")
-        signal.alarm(0)
         try:
             connection.send(outcome)
         except OSError:

@@ -1,0 +1,79 @@
+"""Who could talk to a job of one machine: nobody from outside, and nothing that is sent is unpickled."""
+
+import ipaddress
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+
+import psutil
+
+from tests.conftest import TINY, train_command, write_config
+from tests.support.watched import Watched, watched
+from v4d import config as configs
+from v4d.distributed.group import broadcast_object, gather_objects, process_group
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """Addresses at which the processes wait for connections (TCP) or messages (UDP)."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM:
+                    found.add(connection.laddr.ip)
+    return found
+
+
+def listened_at(command: Watched) -> set[str]:
+    """Addresses at which a command's processes listened at any moment until it ended well."""
+    found: set[str] = set()
+    while command.process.poll() is None:
+        found |= listening(command.living())
+        time.sleep(0.1)
+    assert command.process.returncode == 0, command.said.read_text()
+    return found
+
+
+def test_the_measurement_sees_a_socket_that_listens_to_everybody():
+    with socket.create_server(("", 0)):
+        assert "0.0.0.0" in listening([psutil.Process()])
+
+
+def test_training_and_test_listen_on_loopback_at_most(tiny):
+    write_config(
+        tiny, configs.merge(TINY, {"training": {"epochs": 1, "workers": 1}, "testing": {"workers": 1}})
+    )
+    test = ["test", "--config", "config.yaml", "--model", "v4d", "--nproc", "2"]
+    for words in (train_command(2), [sys.executable, "-m", "v4d.cli", *test]):
+        with watched(words, tiny) as command:
+            addresses = listened_at(command)
+        assert addresses  # gloo's
+        assert all(ipaddress.ip_address(address).is_loopback for address in addresses), addresses
+
+
+VALUES = ["", None, "ünï", [["v1", 0.1, True, False]], {"val/loss": float("inf"), "n": 2**60}]
+
+
+def _exchange(rank: int, path: str, results: multiprocessing.Queue) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "V4D_STORE": path, "GLOO_SOCKET_IFNAME": "lo"}
+    with process_group() as ranks:
+        gathered = [gather_objects(ranks, [ranks.rank, value] if ranks.rank else value) for value in VALUES]
+        sent = [broadcast_object(ranks, value if ranks.is_main else "not this") for value in VALUES]
+    results.put((rank, gathered, sent))
+
+
+def test_values_of_different_sizes_go_between_ranks(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    ranks = [context.Process(target=_exchange, args=(r, str(tmp_path / "store"), results)) for r in range(2)]
+    for rank in ranks:
+        rank.start()
+    found = sorted([results.get(timeout=120) for _ in ranks], key=lambda result: result[0])
+    for rank in ranks:
+        rank.join()
+    assert found[0][1] == [[value, [1, value]] for value in VALUES]
+    assert found[1][1] == [None] * len(VALUES)
+    assert all(sent == VALUES for _, _, sent in found)
