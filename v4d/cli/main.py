@@ -7,7 +7,6 @@ import sys
 
 from v4d import __version__
 from v4d.errors import V4DError
-from v4d.utils.lifeline import keep_temporary_files_together
 
 COMMANDS = {
     "annotations": ("write the tables of what should exist: classes, and a row a video", "data"),
@@ -53,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     command = getattr(module, name.replace("-", "_"))
     args = command.parser(f"v4d {name}").parse_args(argv[1:])
     if is_program:
+        from v4d.utils.lifeline import keep_temporary_files_together
+
         keep_temporary_files_together()
     try:
         return command.run(args) or 0
