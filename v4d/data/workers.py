@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, popen_forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Worker(multiprocessing.context.ForkServerProcess):
         self._served = lifeline()
 
     @staticmethod
-    def _Popen(process: "_Worker") -> _Popen:
+    def _Popen(process: BaseProcess) -> _Popen:
         with _stop_signals_held_back():  # a fork server that has died is replaced here
             return _Popen(process)
 
@@ -93,7 +94,8 @@ def _nameless(size: int) -> torch.UntypedStorage:
     descriptor = os.memfd_create("v4d-batch", os.MFD_CLOEXEC)
     try:
         os.ftruncate(descriptor, size)
-        return torch.UntypedStorage._new_shared_fd_cpu(descriptor, size)
+        new: Any = torch.UntypedStorage  # its stubs lack the method
+        return new._new_shared_fd_cpu(descriptor, size)
     finally:
         os.close(descriptor)
 

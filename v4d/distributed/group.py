@@ -57,12 +57,14 @@ def process_group() -> Iterator[DistributedContext]:
     else:
         leased, device, backend = None, torch.device("cpu"), "gloo"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
-    common = {"timeout": TIMEOUT, "device_id": device if backend == "nccl" else None}
+    bound = device if backend == "nccl" else None
     if STORE in os.environ:
         store = dist.FileStore(os.environ[STORE])
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, **common)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=bound
+        )
     elif "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, **common)
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=bound)
     yield DistributedContext(rank, size, device)
     if dist.is_initialized():
         dist.destroy_process_group()

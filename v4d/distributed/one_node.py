@@ -48,10 +48,9 @@ class _Job:
 
     def _start(self, store: int) -> None:
         for rank in range(self.size):
-            number, size = str(rank), str(self.size)
             environment = {
-                **{"RANK": number, "LOCAL_RANK": number},
-                **{"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size},
+                **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                **{"WORLD_SIZE": str(self.size), "LOCAL_WORLD_SIZE": str(self.size)},
                 STORE: f"/dev/fd/{store}",
                 **{"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"},
                 # A rank whose peer is gone ends, rather than wait for it.
@@ -59,8 +58,11 @@ class _Job:
             }
             words = [sys.executable, *self.command]
             # A session of its own: Ctrl-C on the terminal reaches this process alone.
-            options = {"env": os.environ | environment, "start_new_session": True}
-            self.ranks.append(subprocess.Popen(words, pass_fds=[store], **options))
+            self.ranks.append(
+                subprocess.Popen(
+                    words, pass_fds=[store], env=os.environ | environment, start_new_session=True
+                )
+            )
         for number in tuple(self.passed_on):  # meanwhile, to those that had been started
             self._tell(number)
 

@@ -142,7 +142,8 @@ def run_with_deadline(
         timed_out = not _listen(child, listener, deadline, stop)
     finally:
         _kill_group(child)
-        child.stderr.close()
+        if child.stderr is not None:
+            child.stderr.close()
     listener.finish()
     return Finished(child.returncode, timed_out, tuple(listener.lines), tuple(listener.complaints))
 
@@ -151,6 +152,7 @@ def _listen(
     child: subprocess.Popen, listener: "_Listener", deadline: float, stop: threading.Event | None
 ) -> bool:
     """Read stderr to its end and wait for the child; False where the deadline or `stop` came first."""
+    assert child.stderr is not None
     pipe = child.stderr.fileno()
     os.set_blocking(pipe, False)
     with selectors.DefaultSelector() as selector:

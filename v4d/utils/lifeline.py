@@ -105,8 +105,11 @@ def keep_temporary_files_together() -> None:
         reader = os.open(lifeline(), os.O_RDONLY | os.O_CLOEXEC)  # blocks, as the shell expects
         nowhere = subprocess.DEVNULL  # a `tee` behind this process must not wait for the shell
         words = ["/bin/sh", "-c", _SWEEP, "v4d-sweeper", folder]
-        streams = {"stdin": reader, "stdout": nowhere, "stderr": nowhere}
-        _SWEEPERS.append(subprocess.Popen(words, cwd="/", start_new_session=True, **streams))
+        _SWEEPERS.append(
+            subprocess.Popen(
+                words, cwd="/", start_new_session=True, stdin=reader, stdout=nowhere, stderr=nowhere
+            )
+        )
         os.close(reader)
 
 

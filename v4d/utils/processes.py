@@ -46,7 +46,7 @@ def run_in_children(
     Raises:
         V4DError: no process can be started.
     """
-    tasks = enumerate(tasks)
+    numbered = enumerate(tasks)
     children = [_Child(function, deadline) for _ in range(processes)]
     finished: dict[int, TaskResult] = {}
     sent = handed_out = 0
@@ -55,9 +55,9 @@ def run_in_children(
         while more or handed_out < sent:
             for child in children:
                 if more and child.task is None and sent - handed_out < 2 * processes:
-                    task = next(tasks, None)
+                    task = next(numbered, None)
                     more = task is not None
-                    if more:
+                    if task is not None:
                         child.give(*task)
                         sent += 1
             finished.update(_collect([child for child in children if child.task is not None]))
@@ -75,9 +75,11 @@ def _collect(busy: list["_Child"]) -> dict[int, TaskResult]:
         return {}
     first = min(child.until for child in busy)
     ready = wait([child.connection for child in busy], max(0.0, first - time.monotonic()))
-    outcomes = {}
+    outcomes: dict[int, TaskResult] = {}
     for child in busy:
         number = child.task
+        if number is None:
+            continue
         if child.connection in ready:
             outcomes[number] = child.take()
         elif child.until <= time.monotonic():
