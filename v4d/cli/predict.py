@@ -1,5 +1,6 @@
 """The commands of single videos: classifying them, and showing what decides the class."""
 
+import io
 import json
 import os
 import sys
@@ -52,7 +53,8 @@ def predict(args: Namespace) -> int:
     testing = {"units": args.units, "crops": args.crops, "crop_size": args.crop_size}
     predictor = Predictor.load(args.checkpoint, config, args.device, **testing)
     classes = predictor.model.classes
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     processes = min(4, len(os.sched_getaffinity(0)))
     failed, rows = False, []
     for prediction in predictor.predict(videos, evidence=args.timeline is not None, processes=processes):
