@@ -35,6 +35,7 @@ def kill_one(training: Watched, role: str, seed: int) -> None:
     lots.choice(training.wait_for(lambda: training.role(role))).kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("role", ENDS_IT)
 def test_the_training_ends_and_nothing_is_left(tiny, role, seed):
@@ -44,6 +45,7 @@ def test_the_training_ends_and_nothing_is_left(tiny, role, seed):
         assert training.process.returncode == (-signal.SIGKILL if role == "main" else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("role", GOES_ON)
 def test_the_training_goes_on_and_nothing_is_left_in_the_end(tiny, role, seed):
@@ -58,6 +60,7 @@ def test_the_training_goes_on_and_nothing_is_left_in_the_end(tiny, role, seed):
         assert training.process.returncode == 75
 
 
+@pytest.mark.slow
 def test_a_training_outlives_who_started_it(tiny):
     """Snakemake, a shell, or the `tee` behind it."""
     write_config(tiny, configs.merge(TINY, {"training": {"epochs": 1, "workers": 1}}))

@@ -1,19 +1,19 @@
 """Who could talk to a job of one machine: nobody from outside, and nothing that is sent is unpickled."""
 
 import ipaddress
-import multiprocessing
-import os
 import socket
 import sys
 import time
 from contextlib import suppress
 
 import psutil
+import pytest
 
+from tests.support.processes import in_ranks
 from tests.support.project import TINY, train_command, write_config
 from tests.support.watched import Watched, watched
 from v4d import config as configs
-from v4d.distributed.group import broadcast_object, gather_objects, process_group
+from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects
 
 
 def listening(processes: list[psutil.Process]) -> set[str]:
@@ -42,6 +42,7 @@ def test_the_measurement_sees_a_socket_that_listens_to_everybody():
         assert "0.0.0.0" in listening([psutil.Process()])
 
 
+@pytest.mark.slow
 def test_training_and_test_listen_on_loopback_at_most(tiny):
     write_config(
         tiny, configs.merge(TINY, {"training": {"epochs": 1, "workers": 1}, "testing": {"workers": 1}})
@@ -57,23 +58,14 @@ def test_training_and_test_listen_on_loopback_at_most(tiny):
 VALUES = ["", None, "ünï", [["v1", 0.1, True, False]], {"val/loss": float("inf"), "n": 2**60}]
 
 
-def _exchange(rank: int, path: str, results: multiprocessing.Queue) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "V4D_STORE": path, "GLOO_SOCKET_IFNAME": "lo"}
-    with process_group() as ranks:
-        gathered = [gather_objects(ranks, [ranks.rank, value] if ranks.rank else value) for value in VALUES]
-        sent = [broadcast_object(ranks, value if ranks.is_main else "not this") for value in VALUES]
-    results.put((rank, gathered, sent))
+def exchange(ranks: DistributedContext) -> tuple[list, list]:
+    gathered = [gather_objects(ranks, [ranks.rank, value] if ranks.rank else value) for value in VALUES]
+    sent = [broadcast_object(ranks, value if ranks.is_main else "not this") for value in VALUES]
+    return gathered, sent
 
 
-def test_values_of_different_sizes_go_between_ranks(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    ranks = [context.Process(target=_exchange, args=(r, str(tmp_path / "store"), results)) for r in range(2)]
-    for rank in ranks:
-        rank.start()
-    found = sorted([results.get(timeout=120) for _ in ranks], key=lambda result: result[0])
-    for rank in ranks:
-        rank.join()
-    assert found[0][1] == [[value, [1, value]] for value in VALUES]
-    assert found[1][1] == [None] * len(VALUES)
-    assert all(sent == VALUES for _, _, sent in found)
+def test_values_of_any_size_go_between_ranks():
+    main, other = in_ranks(2, exchange)
+    assert main[0] == [[value, [1, value]] for value in VALUES]
+    assert other[0] == [None] * len(VALUES)
+    assert main[1] == other[1] == VALUES

@@ -60,6 +60,7 @@ def start(command: str, project: Path) -> AbstractContextManager[Watched]:
     return watched([sys.executable, "-m", "v4d.cli", *words], project, **variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("command", "role"), ROLES)
 def test_nothing_is_left(tiny, command, role, seed):

@@ -47,24 +47,26 @@ class _Job:
             os.close(store)
 
     def _start(self, store: int) -> None:
+        shared = {
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_WORLD_SIZE": str(self.size),
+            STORE: f"/dev/fd/{store}",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "=lo",
+            # A rank whose peer is gone ends, rather than wait for it.
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        }
         for rank in range(self.size):
-            environment = {
-                **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                **{"WORLD_SIZE": str(self.size), "LOCAL_WORLD_SIZE": str(self.size)},
-                STORE: f"/dev/fd/{store}",
-                **{"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"},
-                # A rank whose peer is gone ends, rather than wait for it.
-                "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-            }
-            words = [sys.executable, *self.command]
-            # A session of its own: Ctrl-C on the terminal reaches this process alone.
-            self.ranks.append(
-                subprocess.Popen(
-                    words, pass_fds=[store], env=os.environ | environment, start_new_session=True
-                )
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started = subprocess.Popen(
+                [sys.executable, *self.command],
+                env=os.environ | shared | own,
+                pass_fds=[store],
+                start_new_session=True,  # Ctrl-C on the terminal reaches this process alone
             )
-        for number in tuple(self.passed_on):  # meanwhile, to those that had been started
-            self._tell(number)
+            self.ranks.append(started)
+        for passed_on in tuple(self.passed_on):  # meanwhile, to those that had been started
+            self._tell(passed_on)
 
     def _wait(self) -> Ended:
         while True:
