@@ -10,8 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.support.processes import in_ranks
 from tests.support.reference import conv4d_reference
 from v4d.errors import V4DError
-from v4d.models import ARCHS, PRESETS, create_model, freeze, unfreeze
-from v4d.models.layout import fold, unfold
+from v4d.models import create_model, freeze, unfreeze
+from v4d.models.layout import fold, regroup
+from v4d.models.registry import RESNETS
+from v4d.models.v4d import PRESETS
 
 UNITS, FRAMES, CLASSES = 2, 2, 5
 BF16 = 0.03
@@ -51,7 +53,7 @@ def step(model, x):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_forward_and_backward(arch, preset):
     model = network(arch, preset)
     for size in ((32, 32), (40, 56)):
@@ -81,7 +83,7 @@ def test_the_4d_block_is_as_printed_or_as_released(preset):
     block = model.blocks4d()["res3.1"]
     x_NUCTHW = torch.randn(2, 3, 32, 2, 5, 4)
     with torch.no_grad():
-        found = unfold(block(fold(x_NUCTHW), 3, 2), 3, 2)
+        found = regroup(block(fold(x_NUCTHW), 3, 2), 3, 2, 5, 4).transpose(1, 2)
         y = conv4d_reference(x_NUCTHW.transpose(1, 2), block.conv.weight, (1, 1, 0, 0)).transpose(1, 2)
         if preset == "paper":
             y = block.bn(y.movedim(2, 1).flatten(2).unsqueeze(-1))
@@ -164,7 +166,7 @@ def test_frozen_parts_stay_as_they_are_until_unfrozen():
     assert model.stem.conv.weight.requires_grad
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_bf16_channels_last_and_checkpointing(arch):
     model = randomise_blocks4d(network(arch))
     x = videos()
@@ -190,7 +192,7 @@ def test_bf16_channels_last_and_checkpointing(arch):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_compiles_as_one_graph(arch):
     """Captured and differentiated ahead of time; the code generator behind it is PyTorch's own business."""
     model = randomise_blocks4d(network(arch))
@@ -231,7 +233,7 @@ def test_every_architecture_under_ddp():
 def _ddp_rank(ranks):
     """All processes end with the same gradients: the mean of what each computes on its videos."""
     shares = videos(ranks.size).split(1)
-    for arch in ARCHS:
+    for arch in RESNETS:
         model = DistributedDataParallel(network(arch))
         _, gradients = step(model, shares[ranks.rank])
         checksum = torch.stack([gradient.double().norm() for gradient in gradients.values()])

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         f"logit {seen.maps.logit:.2f} = {seen.maps.bias:+.2f} and the units"
     )
     if args.out.suffix.lower() in maps.PICTURES:
-        save(args.out, maps.contact_sheet(seen.frames, seen.maps, title, seen.seconds))
+        save(args.out, maps.contact_sheet(seen.frames, seen.maps.contributions, title, seen.seconds))
     else:
-        maps.write_video(args.out, seen.frames, seen.maps, title, seen.rate)
+        maps.write_video(args.out, seen.frames, seen.maps.contributions, title, seen.rate)
     print(f"{title}: {', '.join(f'{share:+.2f}' for share in seen.maps.units.tolist())}; {args.out}")

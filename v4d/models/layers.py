@@ -128,6 +128,10 @@ class Residual4D(nn.Module):
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
         return self.merge(x, self.conv(x, units, frames))
 
+    def taps(self, x: Tensor, frames: int, first: int, last: int) -> list[Tensor]:
+        """See `MixingStep` (`v4d.models.base`)."""
+        return self.conv.taps(x, frames, first, last)
+
     def merge(self, x: Tensor, convolved: Tensor) -> Tensor:
         """Add the finished convolution to the block's input."""
         if self.bn is not None:
