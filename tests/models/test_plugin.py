@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.conftest import TINY, v4d, write_config
+from tests.support.project import TINY, run, run_rank, write_config
 from tests.training.test_resume import STEPS, train
 from v4d import config as configs
-from v4d.cli import main
 from v4d.errors import V4DError
-from v4d.evaluation.algorithm1 import video_scores
+from v4d.evaluation import video_scores
+from v4d.evaluation.explain import activation_maps
 from v4d.evaluation.predict import Predictor
+from v4d.evaluation.video_file import find_videos
 from v4d.models import MODELS, create_model, freeze
 from v4d.models.checkpoint import load_model, save_model
 from v4d.models.export import read_exported
@@ -90,33 +91,30 @@ def plugin(trained, monkeypatch):
 def test_it_is_trained_and_tested_by_every_combination(plugin):
     epochs = json.loads(Path("results/tiny/v4d/main/metrics.json").read_text())["epochs"]
     assert [row["epoch"] for row in epochs] == [1, 2]
-    v4d("test", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=Path.cwd())
+    run_rank("v4d.evaluation.stage", "--config", "config.yaml", "--model", "v4d", cwd=Path.cwd())
     result = json.loads(Path("results/tiny/v4d/test/metrics.json").read_text())
     assert (result["arch"], result["width"], result["videos"]) == ("toy", 6, 10)
 
     table = pq.read_table("results/tiny/v4d/test/predictions.parquet").to_pandas().set_index("video_id")
-    with tarfile.open("data/tiny/clips/val/part_0.tar") as clips:
-        clips.extractall("videos", filter="data")
-    video = min(Path("videos").glob("*.mp4"))
+    with tarfile.open("data/tiny/archives/val/part_0.tar.gz") as archive:
+        archive.extractall("videos", filter="data")
+    video = find_videos(["videos"])[0]
     weights = Path("results/tiny/v4d/main/final.pt")
     (ours,) = Predictor.load(weights, plugin).predict([video], evidence=True)
     np.testing.assert_allclose(ours.probabilities, table.loc[video.stem, "probabilities"], atol=1e-6)
     assert ours.evidence.alone
 
-    assert main(["export", str(weights), "--out", "toy.pt2", "--size", "32"]) == 0
+    run("export", weights, "--out", "toy.pt2", "--size", 32, cwd=Path.cwd())
     (theirs,) = Predictor.load("toy.pt2", plugin).predict([video])
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
     exported, _ = read_exported(Path("toy.pt2"))
     assert exported.input.mean == exported.input.std == (0.5, 0.5, 0.5)
 
 
-def test_what_it_does_not_offer_is_one_line(plugin, capsys):
-    video = min(Path("data/tiny/clips/val").glob("*.tar"))
-    common = ["explain", str(video), "--checkpoint", "results/tiny/v4d/main/final.pt", "--out", "x.png"]
+def test_what_it_does_not_offer_is_one_line(plugin):
+    model = load_model("results/tiny/v4d/main/final.pt").model
     with pytest.raises(V4DError, match="toy does not show its features"):
-        load_model("results/tiny/v4d/main/final.pt").model.forward_features(torch.zeros(1, 2, 3, 2, 32, 32))
-    assert main(common) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+        activation_maps(model, torch.zeros(1, 2, 3, 2, 32, 32), 0)
     with pytest.raises(V4DError, match="no ImageNet weights for toy"):
         load_initial(create_model("toy", num_classes=4, units=2, frames=2), "imagenet", list("abcd"))
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver, popen_forkserver, resource_tracker
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -234,7 +235,7 @@ def _fork_server() -> _Context:
     return context
 
 
-def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

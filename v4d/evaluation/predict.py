@@ -41,7 +41,7 @@ class TestProtocol:
         released protocol's 256 of 320x256 are. `overrides` are fields of `TestingConfig`; None leaves them.
         """
         if config is None:
-            sections = {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
+            sections: dict[str, Any] = {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
             sections.setdefault("testing", {"crop_size": None})
             bare: dict[str, Any] = {"name": "predict", "dataset": {"name": "own", "source": "folder"}}
             bare |= sections

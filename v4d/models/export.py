@@ -111,7 +111,7 @@ class ExportedModel(VideoModel):
         sizes = {"units": int(shape[1]), "frames": int(shape[3]), "num_classes": int(logits[1])}
         super().__init__(**{"arch": "exported"} | description.get("architecture", {}) | sizes)
         crop = shape[4] if isinstance(shape[4], int) else None
-        given = {key: tuple(values) for key, values in description.get("input", {}).items()}
+        given: dict[str, Any] = {key: tuple(values) for key, values in description.get("input", {}).items()}
         self.input = dataclasses.replace(InputSpec(crop=crop, channels=int(shape[2])), **given)
         self.program = program.module()
         self.training = False

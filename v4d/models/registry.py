@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from v4d.config import validate
 from v4d.config.fields import List, Number, key
@@ -23,7 +23,7 @@ __all__ = ["MODELS", "Architecture", "ResNetOptions", "create_model"]
 
 Stage = Literal["res2", "res3", "res4", "res5"]
 STAGES: tuple[Stage, ...] = ("res2", "res3", "res4", "res5")
-Places = Mapping[str, Sequence[int]]
+Places = Mapping[Any, Sequence[int]]
 """Behind which residual blocks of a stage a 4D block stands, counted from 1."""
 
 
@@ -111,16 +111,20 @@ def _four_odd(kernel: tuple[int, ...]) -> tuple[int, ...]:
     return kernel
 
 
+Count = Annotated[int, Field(json_schema_extra={"minimum": 1})]
+"""From 1 on; the checks below say so with the choices."""
+
+
 class ResNetOptions(ArchOptions):
     """Keys of I3D-S, TSN and V4D."""
 
     preset: Literal["paper", "released"] = key(
         "released", "As the paper prints it, or as the authors released it."
     )
-    blocks: dict[Stage, List[int]] | None = key(
+    blocks: dict[Stage, List[Count]] | None = key(
         None, "Positions of 4D blocks, counted from 1, as {res3: [2, 4]}; null for the preset's.", whole=True
     )
-    kernel: Annotated[List[int], AfterValidator(_four_odd)] = key(
+    kernel: Annotated[List[Count], AfterValidator(_four_odd)] = key(
         (3, 3, 1, 1), "Size of the 4D kernel over U, T, H, W; odd.", min_length=4, max_length=4
     )
     dropout: Number = key(0.5, "Dropout before the classifier.", ge=0, lt=1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from v4d.errors import V4DError
 from v4d.models.checkpoint import first_difference
-from v4d.models.factory import create_model
+from v4d.models.registry import create_model
 from v4d.models.state_dict_names import fitted, foreign_names, plain_state_dict
 from v4d.models.v4d import VideoNet
 from v4d.utils.files import read_json

@@ -163,7 +163,9 @@ class VideoNet(VideoModel):
         """
         blocks = [block for stage in self.stages.values() for block in stage.blocks]
         backbone = [self.stem, *blocks, self.dropout]
-        norms = [m for part in backbone for m in part.modules() if isinstance(m, BatchNorm)]
+        norms: list[nn.Module] = [
+            m for part in backbone for m in part.modules() if isinstance(m, BatchNorm)
+        ]
         return {"blocks4d_zero": [*self.blocks4d().values()], "backbone": backbone, "batchnorm": norms}
 
     def before_freezing(self, what: str) -> None:
@@ -246,7 +248,7 @@ def _contexts(step: nn.Module) -> tuple[AbstractContextManager[None], AbstractCo
 @contextmanager
 def _quiet_batch_norms(step: nn.Module) -> Iterator[None]:
     """Let batch norms use a batch's statistics without counting them again."""
-    norms = [m for m in step.modules() if isinstance(m, BatchNorm) and m.training]
+    norms: list[Any] = [m for m in step.modules() if isinstance(m, BatchNorm) and m.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -9,6 +9,7 @@ of its own.
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -97,7 +98,7 @@ def write_video(path: Path, frames_UTHWC: np.ndarray, maps: np.ndarray, title: s
     with atomic_path(path) as temporary:
         try:
             with av.open(str(temporary), "w") as container:
-                stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
+                stream: Any = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
                 stream.pix_fmt = "yuv420p"
                 images = list(_composed(pictures, _shares(maps), header))
                 stream.height, stream.width = images[0].shape[:2]

@@ -59,7 +59,7 @@ def weights_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in _tensors(read_weights(path)):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,7 @@ class TrainStep:
     def _wrapped(self, model: VideoModel) -> nn.Module:
         network: nn.Module = model
         if self.settings.compile:
-            network = torch.compile(network)
+            network = cast(nn.Module, torch.compile(network))
         if torch.distributed.is_initialized():
             devices = [self.context.device.index] if self.context.device.type == "cuda" else None
             network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True)

@@ -1,6 +1,7 @@
 """Validation with exact numbers, every video once at any number of ranks; and precise batch norm."""
 
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def measure_batch_norm(model: VideoModel, loader: Loader, context: DistributedCo
     mode (frozen ones) are left alone.
     """
     model.train()
-    layers = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
