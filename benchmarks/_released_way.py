@@ -1,13 +1,17 @@
-"""The baseline: a network computed the way the authors' released code does it.
+"""The baseline: a network computed, and a video tested, the way the authors' released code does it.
 
 Tensors are `[N*U, C, T, H, W]`, contiguous; every convolution is a `Conv3d`; the 4D convolution is one over
 (U, T, H*W) between two permutations that copy (their faster form; their loop over taps cannot be trained with
 today's PyTorch). Written anew from the description; nothing of theirs is copied.
 """
 
+import itertools
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from v4d.evaluation.algorithm1 import unit_sections
 from v4d.models import VideoNet
 from v4d.models.layers import Bottleneck, Residual4D
 
@@ -20,7 +24,8 @@ class ReleasedWay(nn.Module):
         self.units = network.units
         self.stem, self.stem_bn = as_conv3d(network.stem.conv), as_norm3d(network.stem.bn)
         self.steps = nn.ModuleList(
-            Block4D(step) if isinstance(step, Residual4D) else Block(step) for step in network.steps()[1:]
+            Block4D(step) if isinstance(step, Residual4D) else Block(step)
+            for step in network.unit_steps()[1:]
         )
         self.fc = network.fc
 
@@ -67,6 +72,14 @@ class Block4D(nn.Module):
         return x + y.view_as(x)
 
 
+@torch.inference_mode()
+def brute_force(network: nn.Module, x_NUCTHW: Tensor, units_trained: int) -> Tensor:
+    """Probabilities `[N, K]`: the whole network on every combination of units, one after the other."""
+    sections = unit_sections(x_NUCTHW.shape[1], units_trained)
+    scores = [network(x_NUCTHW[:, list(units)]).softmax(-1) for units in itertools.product(*sections)]
+    return torch.stack(scores).mean(0)
+
+
 def as_conv3d(conv: nn.Module) -> nn.Conv3d:
     """A convolution of ours as a `Conv3d` on NCTHW tensors."""
     weight = conv.weight.detach()
@@ -82,6 +95,7 @@ def as_conv3d(conv: nn.Module) -> nn.Conv3d:
 
 
 def as_norm3d(norm: nn.BatchNorm2d) -> nn.BatchNorm3d:
+    """A batch norm of ours on NCTHW tensors."""
     result = nn.BatchNorm3d(norm.num_features)
     result.load_state_dict(norm.state_dict())
     return result

@@ -13,9 +13,9 @@ from PIL import Image
 
 from v4d.data import sampling
 from v4d.data import transforms as augment
-from v4d.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from v4d.data.shards import ShardReader
 from v4d.data.transforms import Augmentation
+from v4d.models.base import IMAGENET_MEAN, IMAGENET_STD
 
 UNITS, FRAMES, STRIDE, SIZE = 4, 8, 8, 224
 WIDTH, HEIGHT = 320, 256

@@ -8,16 +8,14 @@ are compared. A CPU's times are CPU seconds, a GPU's wall-clock seconds. Nothing
 """
 
 import argparse
-import itertools
 import statistics
 
 import torch
 from _hardware import machine, seconds
-from _released_way import ReleasedWay
-from torch import Tensor, nn
+from _released_way import ReleasedWay, brute_force
+from torch import Tensor
 
 from v4d.evaluation import video_scores
-from v4d.evaluation.algorithm1 import unit_sections
 from v4d.models import create_model
 
 UNITS_TRAINED, UNITS, FRAMES, CROPS = 4, 10, 8, 3
@@ -41,7 +39,8 @@ def main() -> None:
     scores: dict[str, Tensor] = {}
 
     def released() -> None:
-        scores["released way, float32"] = torch.stack([brute_force(theirs, crop[None]) for crop in x]).mean(0)
+        by_crop = [brute_force(theirs, crop[None], UNITS_TRAINED) for crop in x]
+        scores["released way, float32"] = torch.stack(by_crop).mean(0)
 
     def ours() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -57,13 +56,6 @@ def main() -> None:
         print(f"  {name:<26} {median:8.2f} s a video   {baseline / median:5.2f}x")
     difference = (scores["ours"] - scores["released way, float32"]).abs().max()
     print(f"  largest difference of a probability: {difference:.1e}")
-
-
-@torch.inference_mode()
-def brute_force(network: nn.Module, x: Tensor) -> Tensor:
-    sections = unit_sections(UNITS, UNITS_TRAINED)
-    scores = [torch.softmax(network(x[:, list(units)]), -1) for units in itertools.product(*sections)]
-    return torch.stack(scores).mean(0)
 
 
 def arguments() -> argparse.Namespace:

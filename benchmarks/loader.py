@@ -26,12 +26,12 @@ from v4d.config import CropConfig, FramesConfig
 from v4d.data import shards
 from v4d.data.batch_sampler import Pick
 from v4d.data.dataset import TrainSamples, VideoTable
-from v4d.data.loader import VideoRecord, train_loader
+from v4d.data.loader import ClipSpec, VideoRecord, train_loader
 from v4d.data.shards import ShardHeader, ShardReader, ShardWriter
 from v4d.preprocessing.decode import ClipBytes, decode_clip
 
 CROP = CropConfig(kind="multi_scale", size=baselines.SIZE, jitter=(256, 320), flip=0.5)
-SHAPE = {"units": baselines.UNITS, "frames": baselines.FRAMES, "frame_stride": baselines.STRIDE}
+CLIP = ClipSpec(baselines.UNITS, baselines.FRAMES, baselines.STRIDE)
 FRAME_SETTINGS = FramesConfig(size="320x256", quality=90, stride=1, decoder="auto", timeout=120)
 COPIES = 6
 """Videos of the shard for each clip: enough bytes to tell the disk from its cache."""
@@ -88,7 +88,7 @@ def records(reader: ShardReader) -> list[VideoRecord]:
 def sample(clips: list[Path], reader: ShardReader, rounds: int) -> None:
     """One sample, in this process, page cache warm."""
     warm(reader.path)
-    samples = TrainSamples(VideoTable(records(reader)), CROP, 0, **SHAPE, bad_frames="raise")
+    samples = TrainSamples(VideoTable(records(reader)), CLIP, CROP, 0)
     methods: dict[str, Callable] = {
         "released way (decord[p], PIL, floats)": lambda n, i, a, e: baselines.released(clips[n], i, a),
         "decord get_batch, torch uint8": lambda n, i, a, e: baselines.decord_batch(clips[n], i, a),
@@ -147,7 +147,7 @@ def workers(clips: list[Path], reader: ShardReader, rounds: int) -> None:
     theirs = DataLoader(
         ReleasedDataset(clips, len(videos)), BATCH, num_workers=2, persistent_workers=True, shuffle=True
     )
-    ours = train_loader(videos, **SHAPE, crop=CROP, batch_size=BATCH, workers=2)
+    ours = train_loader(videos, CLIP, crop=CROP, batch_size=BATCH, workers=2)
     seconds: dict[str, list[float]] = {"released way": [], "v4d": []}
     for turn in range(-1, max(1, rounds // 2)):
         ours.set_epoch(turn + 1)
@@ -196,7 +196,7 @@ def start(clips: list[Path], reader: ShardReader, rounds: int) -> None:
     print(f"\n{'First batch of 1 after the start of':<44}{'ms':>8}")
     for name, count in (("the fork server and 1 worker", 1), ("1 worker", 1), ("2 workers", 2)):
         begun = time.perf_counter()
-        loader = train_loader(records(reader), **SHAPE, crop=CROP, batch_size=1, workers=count)
+        loader = train_loader(records(reader), CLIP, crop=CROP, batch_size=1, workers=count)
         next(iter(loader))
         print(f"{name:<44}{1e3 * (time.perf_counter() - begun):>8.0f}")
         del loader
@@ -205,7 +205,7 @@ def start(clips: list[Path], reader: ShardReader, rounds: int) -> None:
 
 def memory(videos: list[VideoRecord]) -> None:
     """A worker's own memory (pages of shards are the kernel's), every 2,000 of 20,000 samples."""
-    loader = train_loader(videos, **SHAPE, crop=CROP, batch_size=BATCH, workers=1)
+    loader = train_loader(videos, CLIP, crop=CROP, batch_size=BATCH, workers=1)
     print(f"\n{'Samples of one worker':<24}{'own memory, MB':>20}")
     read, said = 0, 0
     for epoch in range(20_000 // len(videos) + 1):

@@ -4,14 +4,12 @@
     python benchmarks/test_stage.py --pixels 256 --crops 3 --batch 4
 
 The network is V4D ResNet-50 (released preset, 4 units of 8 frames, 400 classes). A video has 10 units, so
-Algorithm 1 has 36 combinations. The released way runs the whole network on each of them, in float32,
-with `Conv3d` on NCTHW tensors, and the 4D convolution as a `Conv3d` between two permutations. Both start at
-JPEG frames in a shard and end at a video's probabilities, which are compared. Rounds are interleaved; times
-are CPU seconds on a CPU and wall-clock seconds on a GPU. Nothing is asserted.
+Algorithm 1 has 36 combinations. The released way (`_released_way.py`) runs the whole network on each of them,
+in float32. Both start at JPEG frames in a shard and end at a video's probabilities, which are compared.
+Rounds are interleaved; times are CPU seconds on a CPU and wall-clock seconds on a GPU. Nothing is asserted.
 """
 
 import argparse
-import itertools
 import platform
 import statistics
 import tempfile
@@ -22,15 +20,20 @@ import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from _released_way import ReleasedWay, brute_force
 
-from v4d.data.batch import normalise
-from v4d.data.loader import VideoRecord, default_workers, eval_loader, prefetch
+from v4d.data.loader import (
+    ClipSpec,
+    VideoRecord,
+    ViewSpec,
+    default_workers,
+    eval_loader,
+    normalise,
+    prefetch,
+)
 from v4d.data.shard_writer import ShardHeader, ShardWriter
-from v4d.evaluation.algorithm1 import unit_sections
-from v4d.evaluation.scoring import Scorer
-from v4d.models import VideoNet, create_model
-from v4d.models.layers import Residual4D
+from v4d.evaluation.views import Scorer
+from v4d.models import create_model
 from v4d.utils.provenance import hardware
 
 UNITS_TRAINED, UNITS, FRAMES, STRIDE = 4, 10, 8, 8
@@ -103,11 +106,8 @@ def make_shard(path: Path, videos: int, pixels: int) -> list[VideoRecord]:
 def batches(videos: list[VideoRecord], options: argparse.Namespace, batch: int, device: torch.device):
     loader = eval_loader(
         videos,
-        units=UNITS,
-        frames=FRAMES,
-        frame_stride=STRIDE,
-        crop_size=options.pixels,
-        crops=options.crops,
+        ClipSpec(UNITS, FRAMES, STRIDE),
+        ViewSpec(options.pixels, options.crops),
         batch_size=batch,
         workers=0 if device.type == "cpu" else default_workers(),
     )
@@ -122,60 +122,16 @@ def our_way(model, videos, options, device) -> tuple[np.ndarray, float]:
     return np.concatenate(scores), loader.data_wait_fraction
 
 
-@torch.inference_mode()
 def released_way(model, videos, options, device) -> tuple[np.ndarray, float]:
-    """Every combination through the whole network, crop by crop."""
-    combinations = list(itertools.product(*unit_sections(UNITS, UNITS_TRAINED)))
+    """Every combination through the whole network, video by video and crop by crop."""
+    network = ReleasedWay(model).to(device).eval()
     loader, stream = batches(videos, options, 1, device)
     scores = []
     for batch in stream:
-        total = 0
-        for crop in range(batch.frames.shape[1]):
-            x = normalise(batch.frames[:, crop]).contiguous()
-            for chosen in combinations:
-                total = total + conv3d_network(model, x[0, list(chosen)]).softmax(-1)
-        scores.append((total / len(combinations) / batch.frames.shape[1]).cpu().numpy())
+        crops = [normalise(crop[None], model.input).contiguous() for crop in batch.frames[0]]
+        by_crop = torch.stack([brute_force(network, x, UNITS_TRAINED) for x in crops])
+        scores.append(by_crop.mean(0).cpu().numpy())
     return np.concatenate(scores), loader.data_wait_fraction
-
-
-def conv3d_network(model: VideoNet, x_UCTHW: Tensor) -> Tensor:
-    """The network of `model` on one combination, all of it 3D convolutions on NCTHW: logits `[1, K]`."""
-    x = norm(model.stem.bn, conv3d(model.stem.conv, x_UCTHW)).relu()
-    x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-    for step in model.steps()[1:]:
-        x = residual_4d(step, x) if isinstance(step, Residual4D) else bottleneck(step, x)
-    return model.fc(x.mean((0, 2, 3, 4)))[None]
-
-
-def bottleneck(block, x: Tensor) -> Tensor:
-    y = norm(block.bn1, conv3d(block.conv1, x)).relu()
-    y = norm(block.bn2, conv3d(block.conv2, y)).relu()
-    y = norm(block.bn3, conv3d(block.conv3, y))
-    if block.downsample is not None:
-        x = norm(block.downsample[1], conv3d(block.downsample[0], x))
-    return (x + y).relu()
-
-
-def conv3d(layer, x: Tensor) -> Tensor:
-    """A 1 x k x k or (for kernels `[O, C, 3, 1]`, which run over T and H*W) 3 x 1 x 1 convolution."""
-    weight = layer.weight.contiguous()
-    if weight.shape[2:] == (3, 1):
-        return F.conv3d(x, weight[..., None], padding=(1, 0, 0))
-    stride, padding = (1, *layer.stride), (0, *layer.padding)
-    return F.conv3d(x, weight[:, :, None], stride=stride, padding=padding)
-
-
-def norm(layer, x: Tensor) -> Tensor:
-    return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
-
-
-def residual_4d(block: Residual4D, x_UCTHW: Tensor) -> Tensor:
-    """3x3x1x1 as a 3D convolution over (U, T, H*W), with a permutation before and one behind."""
-    height, width = x_UCTHW.shape[3:]
-    weight = block.conv.weight[..., 0].contiguous()  # [O, C, 3, 3, 1]
-    y = x_UCTHW.transpose(0, 1).flatten(3)[None].contiguous()  # [1, C, U, T, H*W]
-    y = F.conv3d(y, weight, padding=(1, 1, 0))
-    return x_UCTHW + y[0].unflatten(3, (height, width)).transpose(0, 1).contiguous()
 
 
 def timed(function, model, videos, options, device) -> tuple[np.ndarray, float, float]:

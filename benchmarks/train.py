@@ -29,10 +29,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from v4d import config as configs
 from v4d.config import StageConfig
-from v4d.data.loader import Batch, Loader, VideoRecord, normalise, prefetch, train_loader
+from v4d.data.loader import (
+    Batch,
+    ClipSpec,
+    Loader,
+    Share,
+    VideoRecord,
+    normalise,
+    prefetch,
+    train_loader,
+)
 from v4d.data.shards import ShardReader
 from v4d.distributed.group import DistributedContext, process_group
-from v4d.models import create_model
+from v4d.models import InputSpec, VideoModel, create_model
 from v4d.training.step import TrainStep
 
 CLASSES, UNITS = 400, 4
@@ -107,7 +116,7 @@ def settings(options: argparse.Namespace, processes: int) -> StageConfig:
     return configs.build(configs.resolve(document)).models["m"].final
 
 
-def network(options: argparse.Namespace, ranks: DistributedContext) -> nn.Module:
+def network(options: argparse.Namespace, ranks: DistributedContext) -> VideoModel:
     torch.manual_seed(0)
     sizes = {"units": UNITS, "frames": options.frames, "dropout": 0.5}
     return create_model(options.arch, num_classes=CLASSES, **sizes).to(ranks.device)
@@ -118,13 +127,10 @@ def make_loader(
 ) -> Loader:
     return train_loader(
         videos,
-        units=UNITS,
-        frames=options.frames,
-        frame_stride=stage.frame_stride,
+        ClipSpec(UNITS, options.frames, stage.frame_stride),
         crop=stage.training.crop,
         batch_size=options.batch,
-        rank=ranks.rank,
-        world_size=ranks.size,
+        share=Share(ranks.rank, ranks.size),
         workers=options.workers,
     )
 
@@ -152,7 +158,7 @@ def released_step(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def step(number: int) -> float:
-        x = normalise(batch.frames).contiguous()
+        x = normalise(batch.frames, InputSpec()).contiguous()
         loss = F.cross_entropy(model(x), batch.class_index)
         optimizer.zero_grad()
         loss.backward()

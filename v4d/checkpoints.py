@@ -1,60 +1,33 @@
-"""The finished model of a test or a prediction, and whether it fits the data."""
+"""Any file of weights as a `LoadedModel`, and whether its classes are those of the data."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from v4d.config import Config, ModelConfig, StageConfig
+from v4d.config import Config, ModelConfig, StageConfig, plain
 from v4d.errors import V4DError
-from v4d.evaluation.exported import read_exported
-from v4d.models.checkpoint import load_model, read_weights
+from v4d.models.base import VideoModel
+from v4d.models.checkpoint import FRAME_STRIDE, LoadedModel, load_model, read_weights, stride_of
+from v4d.models.export import SUFFIX, read_exported
 from v4d.models.released import class_order, load_released, reorder_classes
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A network with its weights, in eval mode, and what is known about it."""
-
-    path: Path
-    model: nn.Module
-    architecture: dict[str, Any]  # arguments of create_model
-    classes: list[str]
-    info: dict[str, Any]
-    frame_stride: int  # source frames from one frame of a unit to the next
-
-    @property
-    def units(self) -> int:
-        return self.architecture["units"]
-
-    @property
-    def frames(self) -> int:
-        return self.architecture["frames"]
-
-
-RELEASED_STRIDE = 8
-"""Frame stride of the authors' networks."""
-
-
-def load_any(path: Path, *, units: int = 4, frame_stride: int = RELEASED_STRIDE) -> LoadedModel:
+def load_any(path: Path, *, units: int = 4, frame_stride: int | None = None) -> LoadedModel:
     """A finished model of ours, a released checkpoint as the authors published it, or an exported program.
 
-    `units` and `frame_stride` stand in for what a file does not tell.
+    `units` (U) and `frame_stride` (source frames) stand in for what a file does not tell.
 
     Raises:
         V4DError: no such file, or none of these.
     """
-    if path.suffix == ".pt2":
+    if path.suffix == SUFFIX:
         return _load_exported(path, frame_stride)
     document = read_weights(path)
     if isinstance(document, dict) and "architecture" not in document and "state_dict" in document:
-        return _load_released(path, units)
-    saved = load_model(path)
-    stride = saved.info.get("stage", {}).get("frame_stride", frame_stride)
-    return LoadedModel(path, saved.model, saved.architecture, saved.classes, saved.info, stride)
+        model = load_released(path, units=units)
+        return LoadedModel(path, model, model.spec, _class_names(model.num_classes), {}, FRAME_STRIDE)
+    return load_model(path, frame_stride=frame_stride)
 
 
 def import_released(
@@ -76,36 +49,32 @@ def import_released(
         names = class_names()
         classes = [names[index] for index in class_order(converter, model.num_classes)]
     else:
-        theirs = _released_classes(model.num_classes)
+        theirs = _class_names(model.num_classes)
         # Our Mini-Kinetics has its 200 classes in alphabetical order, theirs does not.
         classes = sorted(theirs) if len(theirs) == 200 else theirs
         reorder_classes(model, [theirs.index(name) for name in classes])
-    info = {"stage": {"frame_stride": RELEASED_STRIDE}, "imported_from": str(path)}
-    return LoadedModel(Path(path), model, model.spec, classes, info, RELEASED_STRIDE)
+    info = {"stage": {"frame_stride": FRAME_STRIDE}, "imported_from": str(path)}
+    return LoadedModel(Path(path), model, model.spec, classes, info, FRAME_STRIDE)
 
 
-def _load_released(path: Path, units: int) -> LoadedModel:
-    model = load_released(path, units=units)
-    return LoadedModel(path, model, model.spec, _released_classes(model.num_classes), {}, RELEASED_STRIDE)
-
-
-def _released_classes(count: int) -> list[str]:
-    """The classes of the authors' network with so many of them, in its own order."""
+def _class_names(count: int) -> list[str]:
+    """The classes of the authors' networks, which are known by their number."""
     from v4d.datasets.kinetics import class_names, released_mini_order
 
     known = {400: class_names, 200: released_mini_order}.get(count)
     return known() if known else [f"class {index}" for index in range(count)]
 
 
-def _load_exported(path: Path, frame_stride: int) -> LoadedModel:
-    network, description = read_exported(path)
-    architecture = {"units": network.units, "frames": network.frames, "num_classes": network.num_classes}
-    classes = description.get("classes") or [f"class {index}" for index in range(network.num_classes)]
+def _load_exported(path: Path, frame_stride: int | None) -> LoadedModel:
+    model, description = read_exported(path)
+    classes = description.get("classes") or [f"class {index}" for index in range(model.num_classes)]
     info = description.get("info", {})
-    stride = info.get("stage", {}).get("frame_stride", frame_stride)
-    return LoadedModel(
-        path, network, description.get("architecture", {}) | architecture, classes, info, stride
-    )
+    return LoadedModel(path, model, model.spec, classes, info, stride_of(model, info, frame_stride))
+
+
+def described(model: VideoModel) -> dict[str, Any]:
+    """What tells a network from others, for tags and metrics.json: its spec without the number of classes."""
+    return plain({key: value for key, value in model.spec.items() if key != "num_classes"})
 
 
 def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> LoadedModel:
@@ -114,7 +83,7 @@ def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> Loa
     Raises:
         V4DError: no such file, not such a file, or other classes.
     """
-    if path.suffix == ".pt2":
+    if path.suffix == SUFFIX:
         raise V4DError(f"{path}: an exported program is for `v4d predict`; test the checkpoint itself")
     finished = load_any(path, units=stage.units, frame_stride=stage.frame_stride)
     check_classes(path, finished.classes, classes)
@@ -132,7 +101,7 @@ def checkpoint_path(config: Config, model: ModelConfig) -> Path:
         if not path.is_file():
             raise V4DError(f"models.{model.name}.checkpoint: no such file: {path}")
         return path
-    path = config.results / model.name / model.final.name / "final.pt"
+    path = config.paths.final_weights(model.name, model.final.name)
     if not path.is_file():
         raise V4DError(f"model {model.name!r} is not trained: no such file: {path}")
     return path
@@ -165,6 +134,7 @@ def check_classes(path: Path, ours: Sequence[str], wanted: Sequence[str]) -> Non
 
 
 def file_sha256(path: Path) -> str:
+    """A file's sha256, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from v4d.data.batch_sampler import EvalPlan, TrainPlan
+from v4d.data.batch_sampler import EvalPlan, Share, TrainPlan
 
 sizes = {
     "count": st.integers(1, 150),
@@ -20,7 +20,7 @@ sizes = {
 def plans(count, batch_size, world_size, accumulate, shards, locality) -> list[TrainPlan]:
     numbers = np.arange(count) % shards
     return [
-        TrainPlan(numbers, batch_size, rank, world_size, accumulate, seed=3, locality=locality)
+        TrainPlan(numbers, batch_size, Share(rank, world_size), accumulate, seed=3, locality=locality)
         for rank in range(world_size)
     ]
 
@@ -29,7 +29,7 @@ def plans(count, batch_size, world_size, accumulate, shards, locality) -> list[T
 def test_an_epoch_shows_every_video_once_over_all_ranks_in_equally_many_steps(epoch, **size):
     ranks = [list(plan.batches(epoch)) for plan in plans(**size)]
     picks = [pick for batches in ranks for batch in batches for pick in batch]
-    assert sorted(p.index for p in picks if not p.filler) == list(range(size["count"]))
+    assert sorted(p.video for p in picks if not p.filler) == list(range(size["count"]))
     (steps,) = {len(batches) for batches in ranks} | {plan.steps for plan in plans(**size)}
     assert steps % size["accumulate"] == 0
     assert steps * size["batch_size"] * size["world_size"] >= size["count"]
@@ -95,18 +95,18 @@ def test_locality_shuffles_shards_and_the_videos_of_a_window():
 def test_evaluation_shows_every_video_once_without_padding(count, batch_size, world_size, start):
     indices = []
     for rank in range(world_size):
-        plan = EvalPlan(count, batch_size, rank, world_size)
+        plan = EvalPlan(count, batch_size, Share(rank, world_size))
         batches = list(plan.batches(0))
         assert len(batches) == plan.steps
         assert all(1 <= len(batch) <= batch_size for batch in batches)
         assert list(plan.batches(0, start)) == batches[start:]
-        indices += [pick.index for batch in batches for pick in batch]
+        indices += [pick.video for batch in batches for pick in batch]
     assert indices == list(range(count))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_a_quarter_of_a_million_videos(world_size):
     count = 240_436
-    plans = [TrainPlan(np.arange(count) // 1000, 6, rank, world_size) for rank in range(world_size)]
-    seen = np.concatenate([[p.index for batch in plan.batches(0) for p in batch] for plan in plans])
+    plans = [TrainPlan(np.arange(count) // 1000, 6, Share(rank, world_size)) for rank in range(world_size)]
+    seen = np.concatenate([[p.video for batch in plan.batches(0) for p in batch] for plan in plans])
     assert len(np.unique(seen)) == len(seen) == count

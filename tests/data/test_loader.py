@@ -23,17 +23,33 @@ from v4d.config import CropConfig
 from v4d.data import batch as batches
 from v4d.data import loader, sampling
 from v4d.data import transforms as augment
-from v4d.data.batch import IMAGENET_MEAN, IMAGENET_STD, prefetch
+from v4d.data.batch import prefetch
 from v4d.data.batch_sampler import Pick
 from v4d.data.dataset import TrainSamples, VideoTable
-from v4d.data.loader import Batch, VideoRecord, eval_loader, normalise, to_device, train_loader
+from v4d.data.loader import (
+    Batch,
+    ClipSpec,
+    Share,
+    VideoRecord,
+    ViewSpec,
+    eval_loader,
+    normalise,
+    train_loader,
+)
 from v4d.data.shard_format import seal
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
+from v4d.models.base import InputSpec
 
 CROP = CropConfig(kind="multi_scale", size=40, jitter=(64, 80), flip=0.5)
-TRAIN = {"units": 3, "frames": 4, "frame_stride": 2, "crop": CROP, "batch_size": 4, "seed": 5}
-EVAL = {"units": 3, "frames": 4, "frame_stride": 2, "crop_size": 48, "batch_size": 4}
+CLIP = ClipSpec(units=3, frames=4, stride=2)
+TRAIN = {"clip": CLIP, "crop": CROP, "batch_size": 4, "seed": 5}
+EVAL = {"clip": CLIP, "views": ViewSpec(48), "batch_size": 4}
+
+
+def showing(*args, **views) -> dict:
+    """`EVAL` with other views."""
+    return EVAL | {"views": ViewSpec(*args, **views)}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +113,7 @@ def test_short_videos_that_repeat_frames_are_the_same_from_the_loader(tmp_path):
         VideoRecord("a", 0, str(tmp_path / "s.lmdb"), 1),
         VideoRecord("b", 1, str(tmp_path / "s.lmdb"), 5),
     ]
-    for batch in eval_loader(records, **EVAL, crops=3):
+    for batch in eval_loader(records, **showing(48, crops=3)):
         for video_id, frames in zip(batch.video_id, batch.frames, strict=True):
             count = {"a": 1, "b": 5}[video_id]
             indices = sampling.eval_indices(count, 3, 4, 2).reshape(-1)
@@ -121,8 +137,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(shard_records, workers):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_samples_work_in_workers_of_any_kind(shard_records, start):
-    shape = {"units": 3, "frames": 4, "frame_stride": 2, "bad_frames": "raise"}
-    samples = TrainSamples(VideoTable(shard_records), CROP, 5, **shape)
+    samples = TrainSamples(VideoTable(shard_records), CLIP, CROP, 5)
     picks = [[Pick(0, 1), Pick(0, 7)], [Pick(0, 14)]]
     expected = [samples.__getitems__(batch) for batch in picks]  # its readers are open now
     found = DataLoader(
@@ -138,7 +153,7 @@ def test_samples_work_in_workers_of_any_kind(shard_records, start):
 def test_a_video_does_not_depend_on_its_neighbours_rank_or_batch(shard_records):
     whole = by_id(epoch_of(train_loader(shard_records, **TRAIN), 1))
     few = by_id(epoch_of(train_loader(shard_records[3:9][::-1], **(TRAIN | {"batch_size": 1})), 1))
-    ranks = [train_loader(shard_records, **TRAIN, rank=rank, world_size=2, locality=1) for rank in (0, 1)]
+    ranks = [train_loader(shard_records, **TRAIN, share=Share(rank, 2), locality=1) for rank in (0, 1)]
     for part in (few, *(by_id(epoch_of(rank, 1)) for rank in ranks)):
         for video_id, frames in part.items():
             assert torch.equal(frames, whole[video_id])
@@ -168,15 +183,13 @@ def test_resuming_in_mid_epoch_goes_on_with_the_very_next_sample(shard_records, 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_ranks_see_every_video_once(shard_records, world_size):
     ranks = [
-        train_loader(shard_records, **TRAIN, rank=rank, world_size=world_size) for rank in range(world_size)
+        train_loader(shard_records, **TRAIN, share=Share(rank, world_size)) for rank in range(world_size)
     ]
     epochs = [epoch_of(rank) for rank in ranks]
     assert {len(batches) for batches in epochs} == {len(ranks[0])}
     seen = [v for batches in epochs for batch in batches for v in batch.video_id if v]
     assert sorted(seen) == sorted(record.video_id for record in shard_records)
-    tested = [
-        eval_loader(shard_records, **EVAL, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
+    tested = [eval_loader(shard_records, **EVAL, share=Share(rank, world_size)) for rank in range(world_size)]
     seen = [v for rank in tested for batch in rank for v in batch.video_id]
     assert seen == [record.video_id for record in shard_records]
     assert [len(list(rank)) for rank in tested] == [len(rank) for rank in tested]
@@ -186,7 +199,7 @@ def test_weights_make_the_mean_over_all_ranks_exact(shard_records):
     """Five ranks share out 15 videos, one each: 3 steps; of 7 videos two steps, the second with fillers."""
     records = shard_records[:7]
     steps = [
-        epoch_of(train_loader(records, **(TRAIN | {"batch_size": 1}), rank=rank, world_size=5))
+        epoch_of(train_loader(records, **(TRAIN | {"batch_size": 1}), share=Share(rank, 5)))
         for rank in range(5)
     ]
     total = sum(float(b.weight.sum()) for rank in steps for b in rank)
@@ -200,22 +213,22 @@ def test_weights_make_the_mean_over_all_ranks_exact(shard_records):
 
 
 def test_test_batches_have_views_and_validation_has_none(shard_records):
-    (batch, *_) = eval_loader(shard_records, **EVAL, crops=3)
+    (batch, *_) = eval_loader(shard_records, **showing(48, crops=3))
     assert batch.frames.shape == (4, 3, 3, 4, 48, 48, 3)
-    (middle, *_) = eval_loader(shard_records, **EVAL, crops=1)
+    (middle, *_) = eval_loader(shard_records, **showing(48, crops=1))
     assert torch.equal(middle.frames[:, 0], batch.frames[:, 1])
-    (flat, *_) = eval_loader(shard_records, **EVAL, crops=1, views_axis=False)
+    (flat, *_) = eval_loader(shard_records, **EVAL, views_axis=False)
     assert torch.equal(flat.frames, middle.frames[:, 0])
-    (whole, *_) = eval_loader(shard_records, **(EVAL | {"crop_size": None}), crops=3)
+    (whole, *_) = eval_loader(shard_records, **showing(None, crops=3))
     assert whole.frames.shape[-3:] == (64, 64, 3)
-    (scaled, *_) = eval_loader(shard_records, **(EVAL | {"crop_size": 96}), crops=3, short_side=96)
+    (scaled, *_) = eval_loader(shard_records, **showing(96, crops=3, short_side=96))
     assert scaled.frames.shape[-3:] == (96, 96, 3)
-    (centred, *_) = eval_loader(shard_records, **EVAL, sampling="centred")
+    (centred, *_) = eval_loader(shard_records, **showing(48, sampling="centred"))
     assert not torch.equal(centred.frames, middle.frames)
     with pytest.raises(ValueError, match="not 'center'"):
-        eval_loader(shard_records, **EVAL, sampling="center")
+        ViewSpec(48, sampling="center")
     with pytest.raises(ValueError, match="3 crops need"):
-        eval_loader(shard_records, **EVAL, crops=3, views_axis=False)
+        eval_loader(shard_records, **showing(48, crops=3), views_axis=False)
 
 
 def test_frames_of_different_sizes(tmp_path):
@@ -226,15 +239,15 @@ def test_frames_of_different_sizes(tmp_path):
         VideoRecord(v, 0, str(tmp_path / f"{s}.lmdb"), 9)
         for v, s in (("wide", "a"), ("square", "b"), ("tall", "c"))
     ]
-    (batch,) = eval_loader(records, **EVAL, crops=3)
+    (batch,) = eval_loader(records, **showing(48, crops=3))
     assert batch.frames.shape[:2] == (3, 3)
     assert torch.equal(batch.frames[1, 0], batch.frames[1, 2])  # no room: one crop stands for all
-    (square,) = eval_loader(records[1:2], **EVAL, crops=3)
+    (square,) = eval_loader(records[1:2], **showing(48, crops=3))
     assert square.frames.shape[1] == 1
     with pytest.raises(V4DError, match=r"short sides of \[48, 60\]: set testing.crop_size"):
-        list(eval_loader(records, **(EVAL | {"crop_size": None})))
+        list(eval_loader(records, **showing(None)))
     with pytest.raises(V4DError, match="a crop of 64 does not fit frames of 90x48"):
-        list(eval_loader(records, **(EVAL | {"crop_size": 64})))
+        list(eval_loader(records, **showing(64)))
     assert len(list(train_loader(records, **TRAIN))) == 1
 
 
@@ -328,10 +341,11 @@ def test_the_share_of_waiting_is_measured(shard_records, monkeypatch):
         assert batches.data_wait_fraction == last / (4 * last - 2)
 
 
-def test_normalise_is_the_usual_formula_as_a_view_of_channels_last_memory():
+@pytest.mark.parametrize("spec", [InputSpec(), InputSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 1.0))])
+def test_normalise_is_the_usual_formula_as_a_view_of_channels_last_memory(spec):
     frames = torch.randint(0, 256, (2, 3, 2, 4, 10, 12, 3), dtype=torch.uint8)
-    mean, std = (torch.tensor(v)[:, None, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    found = normalise(frames)
+    mean, std = (torch.tensor(v)[:, None, None, None] for v in (spec.mean, spec.std))
+    found = normalise(frames, spec)
     assert found.shape == (2, 3, 2, 3, 4, 10, 12)
     expected = (frames.movedim(-1, -4).double() / 255 - mean) / std
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
@@ -342,16 +356,15 @@ def test_normalise_is_the_usual_formula_as_a_view_of_channels_last_memory():
         .flatten(0, 1)
         .is_contiguous(memory_format=torch.channels_last)
     )
-    half = normalise(frames, torch.bfloat16)
+    half = normalise(frames, spec, torch.bfloat16)
     torch.testing.assert_close(half, found.bfloat16())
 
 
 def test_batches_move_whole(shard_records):
     batches = list(train_loader(shard_records, **TRAIN))
-    moved = [to_device(batch, "cpu") for batch in batches]
+    moved = [batch.to("cpu") for batch in batches]
     assert same(moved, batches)
     assert same(list(prefetch(iter(batches), "cpu")), batches)
-    assert same(list(train_loader(shard_records, **TRAIN).on_device("cpu")), batches)
 
 
 @pytest.mark.gpu
@@ -361,7 +374,8 @@ def test_batches_are_copied_beside_the_computation(shard_records):
     batches = list(train_loader(shard_records, **TRAIN, workers=2))
     assert all(batch.frames.is_pinned() for batch in batches)
     for found, batch in zip(prefetch(iter(batches), "cuda"), batches, strict=True):
-        torch.testing.assert_close(normalise(found.frames).cpu(), normalise(batch.frames))
+        host = normalise(batch.frames, InputSpec())
+        torch.testing.assert_close(normalise(found.frames, InputSpec()).cpu(), host)
 
 
 def test_records_by_column_are_the_records_and_small(shard_records):
@@ -405,7 +419,6 @@ def test_a_worker_keeps_its_memory(shard_records):
 def test_steps_are_a_multiple_of_accumulate(shard_records):
     batches = train_loader(shard_records, **TRAIN, accumulate=3)
     assert len(batches) == math.ceil(15 / 12) * 3 == len(epoch_of(batches))
-    assert batches.batch_size == 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -422,9 +435,9 @@ def test_a_gpu_decodes_jpegs(shard_records):
 
 
 def check_device_decoding(records: list[VideoRecord], workers: int, device: str, levels: int) -> None:
-    for build, options in ((train_loader, TRAIN), (eval_loader, EVAL | {"crops": 3}), (eval_loader, EVAL)):
+    for build, options in ((train_loader, TRAIN), (eval_loader, showing(48, crops=3)), (eval_loader, EVAL)):
         hosts = list(build(records, **options))
-        devices = list(build(records, **options, workers=workers, decode_on="device").on_device(device))
+        devices = list(prefetch(build(records, **options, workers=workers, decode_on="device"), device))
         assert len(hosts) == len(devices)
         for host, found in zip(hosts, devices, strict=True):
             assert (found.video_id, found.frames.shape) == (host.video_id, host.frames.shape)
@@ -437,9 +450,9 @@ def check_device_decoding(records: list[VideoRecord], workers: int, device: str,
 
 def test_a_bad_frame_under_device_decoding(shard_with_a_bad_video):
     with pytest.raises(V4DError, match="video bad: "):
-        list(train_loader(shard_with_a_bad_video, **TRAIN, decode_on="device").on_device("cpu"))
+        list(prefetch(train_loader(shard_with_a_bad_video, **TRAIN, decode_on="device"), "cpu"))
     skipping = train_loader(shard_with_a_bad_video, **TRAIN, decode_on="device", bad_frames="skip_video")
-    (batch,) = skipping.on_device("cpu")
+    (batch,) = prefetch(skipping, "cpu")
     (host,) = train_loader(shard_with_a_bad_video, **TRAIN, bad_frames="skip_video")
     assert torch.equal(batch.frames, host.frames)
     assert torch.equal(batch.weight, host.weight)
@@ -451,7 +464,7 @@ def test_a_device_that_decodes_nothing_is_an_error_and_no_reason_to_drop_videos(
     skipping = train_loader(shard_records, **TRAIN, decode_on="device", bad_frames="skip_video")
     batch = next(iter(skipping))
     with pytest.raises(V4DError, match="cuda:99 decodes no JPEG: "):
-        batches._decode(batch.frames, "cuda:99")
+        batches._decode(batch.encoded, torch.device("cuda:99"))
 
 
 def test_resizing_in_floats_is_resizing_in_bytes_to_a_level():

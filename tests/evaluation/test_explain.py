@@ -12,7 +12,7 @@ from tests.support import made_by_hand as made
 from v4d.cli import main
 from v4d.data.batch import normalise
 from v4d.evaluation.algorithm1 import unit_sections
-from v4d.evaluation.explain import ActivationMaps, activation_maps, covering_combinations, unit_logits
+from v4d.evaluation.explain import activation_maps, covering_combinations, unit_logits
 from v4d.evaluation.predict import Predictor
 from v4d.models import create_model
 from v4d.plotting.maps import _bars, contact_sheet, overlaid
@@ -40,7 +40,7 @@ def test_a_patch_of_colour_in_one_unit_and_frame_is_found(tmp_path):
     model = made.colour_model(tmp_path / "colour.pt", units=4, frames=3)
     frames = torch.full((1, 4, 3, 128, 128, 3), 60, dtype=torch.uint8)
     frames[0, 2, 1, 24:40, 88:104] = torch.tensor([20, 230, 20], dtype=torch.uint8)
-    maps = activation_maps(model, normalise(frames), made.CLASSES.index("green"))
+    maps = activation_maps(model, normalise(frames, model.input), made.CLASSES.index("green"))
     assert maps.contributions.shape == (4, 3, 4, 4)  # a place is 32 pixels
     share = maps.contributions / maps.contributions.sum()
     assert float(share[2, 1, 1, 3]) > 0.99
@@ -69,18 +69,17 @@ def test_more_units_than_the_networks_own_have_each_what_it_says_by_itself():
 
 
 def test_red_is_for_a_class_and_blue_against_it_on_one_scale():
-    contributions = torch.zeros(2, 2, 2, 2)
+    contributions = np.zeros((2, 2, 2, 2), np.float32)
     contributions[0, 0, 0, 0], contributions[1, 1, 1, 1] = 4.0, -2.0
-    maps = ActivationMaps(contributions, bias=0.5, logit=2.5)
     frames = np.full((2, 2, 32, 32, 3), 128, np.uint8)
-    pictures = overlaid(frames, maps).astype(int)
+    pictures = overlaid(frames, contributions).astype(int)
     redness = pictures[..., 0] - pictures[..., 2]
     assert redness[0, 0, 4, 4] > 30 and redness[1, 1, 28, 28] < -20
     change = np.abs(pictures - 128).sum(-1)  # of a grey frame; the strongest colours are dark, not more red
     assert change[0, 0, 4, 4] > 1.5 * change[1, 1, 28, 28]
     assert not redness[0, 1].any() and not redness[1, 0].any()
 
-    sheet = contact_sheet(frames, maps, "title", np.array([[0.0, 0.5], [1.0, 1.5]]))
+    sheet = contact_sheet(frames, contributions, "title", np.array([[0.0, 0.5], [1.0, 1.5]]))
     bars = [axes.patches[0] for axes in sheet.axes if axes.patches]
     assert [bar.get_width() for bar in bars] == [4, -2]
     assert [bar.get_facecolor()[0] > bar.get_facecolor()[2] for bar in bars] == [True, False]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from v4d.evaluation import metrics
-from v4d.evaluation.significance import bootstrap_interval, mcnemar
+from v4d.evaluation.metrics import bootstrap_interval, mcnemar
 
 unhurried = settings(deadline=None)
 

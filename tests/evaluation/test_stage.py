@@ -21,7 +21,6 @@ from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
 from v4d.evaluation import results, stage, video_scores
 from v4d.evaluation.pieces import TestRun
-from v4d.evaluation.pieces import test_folder as folder_of
 from v4d.evaluation.views import order_positions
 
 FEW = {"synthetic": {"videos": {"val": 4}}}
@@ -122,7 +121,7 @@ def test_orders_and_crops_and_units_are_what_they_say():
             positions = order_positions(order, 5, 3, seed=3, video_id=video_id)
             shown = reader.frames(video_id, indices.reshape(-1)[positions].reshape(-1))
             frames = torch.from_numpy(shown).unflatten(0, (5, 3))
-            crops = [normalise(frames[None, :, :, :, left : left + 32]) for left in (0, 8, 16)]
+            crops = [normalise(frames[None, :, :, :, left : left + 32], model.input) for left in (0, 8, 16)]
             expected = torch.stack([video_scores(model, crop)[0] for crop in crops]).mean(0)
             end = "" if order == "normal" else f"_{order}"
             np.testing.assert_allclose(table[f"probabilities{end}"][video_id], expected, atol=1e-5)
@@ -158,7 +157,7 @@ def test_centre_crop_short_side_one_pass_and_bf16():
     config = made.write_config(models=models, dataset=FEW, testing={"crops": 1, "orders": ["normal"]})
     made.write_data(config, made.moving_videos(4))
     frames = torch.from_numpy(readers()[0].frames("video-003", eval_indices(40, 5, 3, 2).reshape(-1)))
-    x = normalise(frames.unflatten(0, (5, 3))[None, :, :, :, 8:40])
+    x = normalise(frames.unflatten(0, (5, 3))[None, :, :, :, 8:40], model.input)
 
     def tested(**testing) -> np.ndarray:
         testing = {"crops": 1, "orders": ["normal"], **testing}
@@ -181,7 +180,7 @@ def test_any_number_of_ranks_and_a_kill_in_the_middle_give_identical_files(capfd
     made.write_data(config, made.moving_videos(12))
     made.colour_model()
     undisturbed = (run_test() / "predictions.parquet").read_bytes()
-    folder = folder_of(config, "colour")
+    folder = config.paths.test("colour")
     (folder / "predictions.parquet").unlink()
 
     alone = start(stage.main, ["--config", "config.yaml", "--model", "colour"])
@@ -286,7 +285,7 @@ def test_a_checkpoint_with_other_classes_is_refused_with_the_difference(capsys, 
     made.save(made.colour_model(), Path("colour.pt"), classes)
     assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
     assert message in capsys.readouterr().err
-    assert not folder_of(config, "colour").exists()
+    assert not config.paths.test("colour").exists()
 
 
 def test_a_network_whose_scores_are_no_numbers_is_right_about_nothing(capsys):
@@ -299,7 +298,7 @@ def test_a_network_whose_scores_are_no_numbers_is_right_about_nothing(capsys):
     assert stage.main(["--config", "config.yaml", "--model", "colour"]) == 1
     line = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert line == ["v4d test: error: video video_000: the network's scores are not finite; are its weights?"]
-    assert not (folder_of(config, "colour") / "metrics.json").exists()
+    assert not (config.paths.test("colour") / "metrics.json").exists()
 
 
 @pytest.mark.usefixtures("without_plots")

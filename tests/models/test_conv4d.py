@@ -9,7 +9,7 @@ from tests.support.reference import conv4d_reference
 from v4d.models import Conv4d, conv4d
 from v4d.models.conv4d import _conv_over_ut
 from v4d.models.convolution import conv3d, conv3d_by_planes, conv_rows
-from v4d.models.layout import fold, regroup, unfold
+from v4d.models.layout import fold, regroup
 
 EXACT = 1e-10
 extents = st.sampled_from((1, 3, 5))
@@ -75,6 +75,11 @@ def test_channels_last_input_gives_the_same(kernel, size):
     )
 
 
+def unfold(x: torch.Tensor, units: int, frames: int) -> torch.Tensor:
+    """The inverse of `fold`."""
+    return regroup(x, units, frames, *x.shape[2:]).transpose(1, 2)
+
+
 @settings(deadline=None, max_examples=20)
 @given(kernel=kernels, size=sizes, units=st.integers(1, 3))
 def test_taps_of_units_add_up_to_the_layer(kernel, size, units):
@@ -117,7 +122,7 @@ def test_gradients_by_matrix_products_are_those_of_differences(size, taps, paddi
 
 @settings(deadline=None, max_examples=30)
 @given(shape=st.tuples(*[st.integers(1, 4)] * 6))
-def test_unfold_inverts_fold(shape):
+def test_folding_keeps_the_order_of_units_and_frames(shape):
     x = torch.arange(torch.Size(shape).numel()).reshape(shape)
     folded = fold(x)
     _, units, _, frames, _, _ = shape

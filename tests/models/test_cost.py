@@ -111,7 +111,7 @@ def test_describe_takes_places_one_by_one_and_any_size(capsys):
         (["--blocks", "res3"], "'res3' is not like res3=2,4"),
         (["--blocks", "res3=x"], "'x' is not a list of numbers"),
         (["--kernel", "3,3,1,1"], "'3,3,1,1' is not a list of numbers"),
-        (["--preset", "printed"], "unknown preset"),
+        (["--preset", "printed"], "preset: 'printed' should be 'paper' or 'released'"),
     ],
 )
 def test_describe_says_what_is_wrong_in_one_line(capsys, options, part):

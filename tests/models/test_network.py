@@ -10,15 +10,17 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.support.processes import in_ranks
 from tests.support.reference import conv4d_reference
 from v4d.errors import V4DError
-from v4d.models import ARCHS, PRESETS, create_model, freeze, unfreeze
-from v4d.models.layout import fold, unfold
+from v4d.models import create_model, freeze, unfreeze
+from v4d.models.layout import fold, regroup
+from v4d.models.registry import RESNETS
+from v4d.models.v4d import PRESETS
 
 UNITS, FRAMES, CLASSES = 2, 2, 5
 BF16 = 0.03
 """Largest difference of a logit in bf16, relative to the largest one; 0.007 to 0.010 was seen."""
 
 
-BACKBONES = {arch for arch in ARCHS if arch.startswith("i3ds_resnet") and f"v4d{arch[4:]}" in ARCHS}
+BACKBONES = {arch for arch in RESNETS if arch.startswith("i3ds_resnet") and f"v4d{arch[4:]}" in RESNETS}
 """All of their layers are in the V4D network of the same depth: what takes long is tried there."""
 
 
@@ -55,7 +57,7 @@ def step(model, x):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_forward_and_backward(arch, preset):
     model = network(arch, preset)
     for size in ((32, 32), (40, 56)):
@@ -85,7 +87,7 @@ def test_the_4d_block_is_as_printed_or_as_released(preset):
     block = model.blocks4d()["res3.1"]
     x_NUCTHW = torch.randn(2, 3, 32, 2, 5, 4)
     with torch.no_grad():
-        found = unfold(block(fold(x_NUCTHW), 3, 2), 3, 2)
+        found = regroup(block(fold(x_NUCTHW), 3, 2), 3, 2, 5, 4).transpose(1, 2)
         y = conv4d_reference(x_NUCTHW.transpose(1, 2), block.conv.weight, (1, 1, 0, 0)).transpose(1, 2)
         if preset == "paper":
             y = block.bn(y.movedim(2, 1).flatten(2).unsqueeze(-1))
@@ -169,7 +171,7 @@ def test_frozen_parts_stay_as_they_are_until_unfrozen():
 
 
 @pytest.mark.parametrize(
-    "arch", [pytest.param(arch, marks=pytest.mark.long if arch in BACKBONES else ()) for arch in ARCHS]
+    "arch", [pytest.param(arch, marks=pytest.mark.long if arch in BACKBONES else ()) for arch in RESNETS]
 )
 def test_bf16_channels_last_and_checkpointing(arch):
     model = randomise_blocks4d(network(arch))
@@ -197,7 +199,7 @@ def test_bf16_channels_last_and_checkpointing(arch):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.long)])
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_compiles_as_one_graph(arch, backend):
     """Captured, and differentiated ahead of time; the code generator behind it is PyTorch's own business."""
     model = randomise_blocks4d(network(arch))
@@ -236,7 +238,7 @@ DDP_FIRST = ("v4d_tiny", "i3ds_tiny", "v4d_resnet50")
 
 
 @pytest.mark.parametrize(
-    "archs", [DDP_FIRST, pytest.param(sorted({*ARCHS} - {*DDP_FIRST}), marks=pytest.mark.long)]
+    "archs", [DDP_FIRST, pytest.param(sorted({*RESNETS} - {*DDP_FIRST}), marks=pytest.mark.long)]
 )
 def test_every_architecture_under_ddp(archs):
     in_ranks(2, _ddp_rank, archs)

@@ -10,11 +10,11 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from v4d.models import ARCHS, Conv4d, create_model
+from v4d.models import Conv4d, base, create_model
 from v4d.models import numerics as parity
-from v4d.models import v4d as network
 from v4d.models.convolution import ConvBackend
 from v4d.models.numerics import CASES_2D, CASES_3D, check_device, relative_error, wrong_cases
+from v4d.models.registry import RESNETS
 
 
 def forgets_the_last_channel(x, weight, *rest):
@@ -127,7 +127,7 @@ class Recorder(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if "50" in arch or "18" in arch])
+@pytest.mark.parametrize("arch", [arch for arch in RESNETS if "50" in arch or "18" in arch])
 @pytest.mark.parametrize("trust", [True, False])
 def test_what_a_gpu_is_asked_to_do(arch, trust, monkeypatch):
     """On a GPU without data: one launch a layer, and no copy but the one that folds the input.
@@ -153,7 +153,7 @@ def test_what_a_gpu_is_asked_to_do(arch, trust, monkeypatch):
 def test_a_network_that_comes_to_a_gpu_has_it_checked(monkeypatch):
     model = create_model("v4d_tiny", num_classes=4, units=2, frames=2)
     devices = []
-    monkeypatch.setattr(network, "check_device", devices.append)
+    monkeypatch.setattr(base, "check_device", devices.append)
     model.double()
     assert devices == []  # it is on a CPU
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)

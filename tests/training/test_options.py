@@ -19,16 +19,14 @@ from v4d.data.shards import ShardReader
 from v4d.distributed.group import DistributedContext
 from v4d.errors import V4DError
 from v4d.models import create_model, freeze
+from v4d.models.base import BatchNorm
 from v4d.models.checkpoint import load_model
 from v4d.training.inputs import validation_batches
 from v4d.training.metric_logger import epoch_table
-from v4d.training.precise_bn import measure_statistics
 from v4d.training.step import TrainStep, seed_step
 from v4d.training.trainer import Trainer
-from v4d.training.validation import validate
+from v4d.training.validation import measure_batch_norm, validate
 from v4d.utils.files import read_json
-
-BN = nn.modules.batchnorm._BatchNorm
 
 
 def test_mixup_by_hand():
@@ -37,7 +35,7 @@ def test_mixup_by_hand():
     seed_step(0, 3, 1, 0, 0)
     share = float(torch.distributions.Beta(0.5, 0.5).sample())
     assert 0 < share < 1
-    x, other = normalise(batch.frames), torch.tensor([3, 0, 1, 2])
+    x, other = normalise(batch.frames, own.model.input), torch.tensor([3, 0, 1, 2])
     with torch.no_grad():
         logits = own.model(share * x + (1 - share) * x[other])
     losses = share * F.cross_entropy(logits, batch.class_index, reduction="none")
@@ -49,7 +47,7 @@ def test_mixup_by_hand():
 def test_label_smoothing_by_hand():
     batch, own = videos(4), learner(ALONE, label_smoothing=0.1)
     with torch.no_grad():
-        log_p = own.model(normalise(batch.frames)).log_softmax(1)
+        log_p = own.model(normalise(batch.frames, own.model.input)).log_softmax(1)
     right = log_p.gather(1, batch.class_index[:, None])[:, 0]
     expected = -(0.9 * right + 0.1 * log_p.mean(1)).sum()
     assert own.step([batch], 0, 0, 0.0)[0].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -80,7 +78,7 @@ def test_adamw_is_torch_s():
 
 def decayed(model: nn.Module, name: str) -> bool:
     module = model.get_submodule(name.rpartition(".")[0])
-    return not isinstance(module, BN) and not name.endswith("bias")
+    return not isinstance(module, BatchNorm) and not name.endswith("bias")
 
 
 def test_synchronised_batch_norm_keeps_all_but_the_layers_kind():
@@ -92,7 +90,7 @@ def test_synchronised_batch_norm_keeps_all_but_the_layers_kind():
     x = torch.rand(2, 2, 3, 2, 16, 16)
     expected = model.eval()(x)
     model = TrainStep(model.train(), stage(sync_batchnorm=True), ALONE, seed=0).model
-    layers = [module for module in model.modules() if isinstance(module, BN)]
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
     assert layers and all(isinstance(layer, nn.SyncBatchNorm) for layer in layers)
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == fixed
     assert model.stem.bn.training is False and all(b.bn.training for b in model.blocks4d().values())
@@ -124,12 +122,12 @@ def test_precise_statistics_are_those_of_the_videos():
     model = learner(ALONE).model
     model.stem.bn.running_mean.fill_(7.0)
     model.stem.bn.momentum, first, second, unused = 0.1, videos(4, 1), videos(4, 2), videos(4, 3)
-    measure_statistics(model, Batches(first, second, unused), ALONE, batches=2)
+    measure_batch_norm(model, Batches(first, second, unused), ALONE, batches=2)
     model.stem.bn.eval()  # else it would go on counting
     seen = []
     hook = model.stem.bn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     for batch in (first, second):
-        model(normalise(batch.frames))
+        model(normalise(batch.frames, model.input))
     hook.remove()
     mean = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
     var = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
@@ -142,7 +140,7 @@ def test_frozen_statistics_are_left_alone():
     model = create_model("v4d_tiny", num_classes=3, units=2, frames=2)
     freeze(model, "batchnorm")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    measure_statistics(model, Batches(videos(4)), DistributedContext(0, 1, torch.device("cpu")), batches=1)
+    measure_batch_norm(model, Batches(videos(4)), DistributedContext(0, 1, torch.device("cpu")), batches=1)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

@@ -17,6 +17,7 @@ from v4d.config.load import (
     resolve,
     sha,
     stage_class,
+    validate,
     write_resolved,
 )
 from v4d.config.models import ArchOptions, ModelConfig, StageConfig
@@ -61,5 +62,6 @@ __all__ = [
     "sha",
     "stage_class",
     "takes_bf16",
+    "validate",
     "write_resolved",
 ]

@@ -82,9 +82,9 @@ def resolve(given: Mapping[str, Any]) -> Document:
     if isinstance(document.get("dataset"), dict) and "source" in document["dataset"]:
         document = _merge(_source(document["dataset"]["source"]).Options.defaults, document, _whole_keys())
     document = _filled(document, RootKeys, "")
-    _validate(document, RootKeys, "")
+    validate(document, RootKeys, "")
     document["dataset"] = _filled(document["dataset"], dataset_class(), "dataset")
-    _validate(document["dataset"], dataset_class(), "dataset")
+    validate(document["dataset"], dataset_class(), "dataset")
     document["models"] = {
         name: _resolve_model(name, model, document["training"])
         for name, model in document["models"].items()
@@ -101,16 +101,16 @@ def build(document: Document) -> Config:
     models = {}
     for name, model in document["models"].items():
         stages = [
-            _validate(stage, stage_class(stage), f"models.{name}.stages.{number}")
+            validate(stage, stage_class(stage), f"models.{name}.stages.{number}")
             for number, stage in enumerate(model["stages"])
         ]
         models[name] = ModelConfig(name, model["checkpoint"], tuple(stages))
-    keys = _validate(document, RootKeys, "")
+    keys = validate(document, RootKeys, "")
     return Config(
         name=keys.name,
         seed=keys.seed,
         plugins=keys.plugins,
-        dataset=_validate(document["dataset"], dataset_class(), "dataset"),
+        dataset=validate(document["dataset"], dataset_class(), "dataset"),
         clips=keys.clips,
         frames=keys.frames,
         models=models,
@@ -194,7 +194,7 @@ def _resolve_model(name: str, model: Document, training: Document) -> Document:
     entry = architecture(model.get("arch"), where)
     keys = with_options(ModelKeys, entry.Options)
     model = _filled(model, keys, where)
-    _validate(model, keys, where)
+    validate(model, keys, where)
     stages: list[Document] = []
     for number, stage in enumerate(model["stages"]):
         stages.append(_resolve_stage(stage, number, model, training, f"{where}.stages.{number}"))
@@ -226,7 +226,7 @@ def _resolve_stage(stage: Document, number: int, model: Document, training: Docu
     no_keys: frozenset[str] = frozenset()
     merged = _merge(_merge(training, model["training"], no_keys), own, no_keys)
     whole["training"] = _filled(merged, block, f"{where}.training")
-    _validate(whole, keys, where)
+    validate(whole, keys, where)
     if whole["init"] == "previous" and number == 0:
         raise V4DError(f"config: {where}.init is 'previous', but it is the first stage")
     unknown = [part for part in whole["freeze"] if part not in entry.freezable]
@@ -266,7 +266,7 @@ def _check_known(values: Mapping[str, Any], block: type[Block], where: str) -> N
             raise V4DError(f"config: unknown key {unknown}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _validate(values: Any, block: type[Block], where: str) -> Any:
+def validate(values: Any, block: type[Block], where: str) -> Any:
     """The typed block.
 
     Raises:

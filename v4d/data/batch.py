@@ -7,7 +7,7 @@ resizes them (`EncodedFrames`); nvJPEG interpolates chroma differently, so train
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +15,7 @@ import torch
 from v4d.data import transforms
 from v4d.data.transforms import Augmentation
 from v4d.errors import V4DError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from v4d.models.base import InputSpec
 
 
 @dataclass
@@ -25,9 +23,7 @@ class Batch:
     """Videos of one step of one rank."""
 
     frames: torch.Tensor
-    """uint8 `[N, U, T, H, W, 3]`, or `[N, V, U, T, H, W, 3]` with views.
-
-    Where the device decodes (`EncodedFrames`) it holds compressed frames until the batch is there."""
+    """uint8 `[N, U, T, H, W, 3]`, or `[N, V, U, T, H, W, 3]` with views; empty while there is `encoded`."""
     class_index: torch.Tensor
     """int64 `[N]`."""
     video_id: list[str]
@@ -39,27 +35,26 @@ class Batch:
     sum(weight * x) / sum(weight), both sums over all ranks."""
     skipped: list[str] = field(default_factory=list)
     """Why videos were dropped, a line each."""
+    encoded: "EncodedFrames | None" = None
+    """Where the device decodes: the frames, compressed, until the batch is there."""
 
     def __len__(self) -> int:
         return len(self.video_id)
 
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory, from which a device copies by itself (DataLoader calls this)."""
-        return self._mapped(lambda tensor: tensor.pin_memory())
+        pinned = self._mapped(lambda tensor: tensor.pin_memory())
+        pinned.encoded = self.encoded and self.encoded.pin_memory()
+        return pinned
 
     def to(self, device: torch.device | str) -> "Batch":
-        if isinstance(self.frames, torch.Tensor):
-            return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
-        return decoded(self, device)
+        """The batch on a device, decoded; from pinned memory the copy runs beside the host's work."""
+        moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+        return moved if self.encoded is None else _decoded(moved, self.encoded, torch.device(device))
 
-    def _mapped(self, change) -> "Batch":
-        tensors = {name: change(getattr(self, name)) for name in ("frames", "class_index", "weight")}
-        return dataclasses.replace(self, **tensors)
-
-
-def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """Copy a batch; from pinned memory the copy runs beside the host's work."""
-    return batch.to(device)
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        frames, class_index, weight = map(change, (self.frames, self.class_index, self.weight))
+        return dataclasses.replace(self, frames=frames, class_index=class_index, weight=weight)
 
 
 def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:
@@ -67,13 +62,13 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str) -> Iterator[B
     device = torch.device(device)
     if device.type != "cuda":
         for batch in batches:
-            yield to_device(batch, device)
+            yield batch.to(device)
         return
     stream = torch.cuda.Stream(device)
     ready = None
     for batch in batches:
         with torch.cuda.stream(stream):
-            coming = to_device(batch, device)
+            coming = batch.to(device)
         if ready is not None:
             yield _handed_over(ready, stream, device)
         ready = coming
@@ -90,24 +85,25 @@ def _handed_over(batch: Batch, stream: "torch.cuda.Stream", device: torch.device
     return batch
 
 
-def normalise(frames: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """ImageNet mean and deviation, and the network's order of dimensions.
+def normalise(frames: torch.Tensor, spec: InputSpec, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A network's mean and deviation, and its order of dimensions.
 
     Args:
         frames: uint8 `[..., U, T, H, W, 3]` on the device that computes.
+        spec: the network's `input`.
 
     Returns:
         `[..., U, 3, T, H, W]` of that type, computed in float32: a permuted view of channels-last memory.
     """
-    mean = torch.tensor(IMAGENET_MEAN, device=frames.device)
-    scale = 1 / torch.tensor(IMAGENET_STD, device=frames.device)
+    mean = torch.tensor(spec.mean, device=frames.device)
+    scale = 1 / torch.tensor(spec.std, device=frames.device)
     normal = torch.addcmul(-mean * scale, frames.float(), scale / 255)
     return normal.to(dtype).movedim(-1, -4)
 
 
 @dataclass
 class EncodedFrames:
-    """The frames of a batch, still compressed: what `Batch.frames` holds until the batch is on its device."""
+    """The frames of a batch, still compressed."""
 
     data: torch.Tensor
     """uint8 `[bytes]`: JPEGs, one after the other, U * T of each video that is not dropped."""
@@ -124,20 +120,19 @@ class EncodedFrames:
     """Drop a video whose frames the device cannot decode, rather than raise."""
 
     def pin_memory(self) -> "EncodedFrames":
+        """The same in page-locked memory."""
         return dataclasses.replace(self, data=self.data.pin_memory())
 
 
-def decoded(batch: Batch, device: torch.device | str) -> Batch:
-    """A batch of encoded frames as one of uint8 frames on the device; the JPEGs themselves stay on the host.
+def _decoded(batch: Batch, frames: EncodedFrames, device: torch.device) -> Batch:
+    """A batch on its device with its frames decoded there; the JPEGs themselves stay on the host.
 
     Raises:
         V4DError: the device cannot decode a frame, unless bad videos are dropped.
     """
-    frames: EncodedFrames = batch.frames
     size, crops = frames.views[0][0].size, max(map(len, frames.views))
-    out = torch.zeros(
-        (len(frames.views), crops, *frames.grid, size, size, 3), dtype=torch.uint8, device=device
-    )
+    shape = (len(frames.views), crops, *frames.grid, size, size, 3)
+    out = torch.zeros(shape, dtype=torch.uint8, device=device)
     weight, skipped = batch.weight.clone(), list(batch.skipped)
     for place, (images, reason) in enumerate(_decode(frames, device)):
         if reason is not None:
@@ -150,18 +145,11 @@ def decoded(batch: Batch, device: torch.device | str) -> Batch:
             for view in range(crops):
                 target = out[place, view].flatten(0, 1)
                 transforms.apply(images, views[min(view, len(views) - 1)], target)
-    return dataclasses.replace(
-        batch,
-        frames=out if frames.views_axis else out[:, 0],
-        class_index=batch.class_index.to(device, non_blocking=True),
-        weight=weight.to(device, non_blocking=True),
-        skipped=skipped,
-    )
+    seen = out if frames.views_axis else out[:, 0]
+    return dataclasses.replace(batch, frames=seen, weight=weight, skipped=skipped, encoded=None)
 
 
-def _decode(
-    frames: EncodedFrames, device: torch.device | str
-) -> list[tuple[torch.Tensor | None, str | None]]:
+def _decode(frames: EncodedFrames, device: torch.device) -> list[tuple[torch.Tensor | None, str | None]]:
     """For each video uint8 `[U * T, H, W, 3]` on the device (None if dropped), or what is wrong with it.
 
     All JPEGs of the batch go to the decoder at once, which is how it is fast; should one of them be bad it
@@ -180,9 +168,7 @@ def _decode(
         return [_decode_one(video, device) for video in videos]
 
 
-def _decode_one(
-    video: list[torch.Tensor], device: torch.device | str
-) -> tuple[torch.Tensor | None, str | None]:
+def _decode_one(video: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor | None, str | None]:
     try:
         return _stacked(_decode_all(video, device)), None
     except RuntimeError as error:
@@ -190,7 +176,7 @@ def _decode_one(
         return None, _first_line(error)
 
 
-def _check_that_frames_are_at_fault(error: RuntimeError, device: torch.device | str) -> None:
+def _check_that_frames_are_at_fault(error: RuntimeError, device: torch.device) -> None:
     """A GPU without memory, driver or nvJPEG fails in the same way, and no video may be dropped for that."""
     from torchvision.io import encode_jpeg
 
@@ -206,11 +192,11 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _decode_all(jpegs: list[torch.Tensor], device: torch.device | str) -> list[torch.Tensor]:
+def _decode_all(jpegs: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     # Imported here for no worker needs it. Deprecated since torchvision 0.29, in favour of torchcodec.
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    if torch.device(device).type == "cuda":
+    if device.type == "cuda":
         # torchvision decodes on its own stream into memory of the current one, for which it does not wait:
         # what it is given may be memory that frames of the batch before are still being cropped from.
         torch.cuda.current_stream(device).synchronize()

@@ -11,10 +11,21 @@ class Pick(NamedTuple):
     """One place in a batch."""
 
     epoch: int
-    index: int
-    """Of the video."""
+    video: int
+    """Index in the list of videos."""
     filler: bool = False
     """The rank had no video left at this step; this one is another's and counts nothing."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of the processes of a training or a test this one is."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,7 @@ class TrainPlan:
     """Shard number of every video."""
     batch_size: int
     """Largest number of videos of one rank in a step."""
-    rank: int = 0
-    world_size: int = 1
+    share: Share = ALONE
     accumulate: int = 1
     """The number of steps is a multiple of this."""
     seed: int = 0
@@ -40,7 +50,8 @@ class TrainPlan:
 
     @property
     def steps(self) -> int:
-        whole = self.batch_size * self.world_size * self.accumulate
+        """Batches of an epoch, on every rank."""
+        whole = self.batch_size * self.share.world_size * self.accumulate
         return -(-len(self.shards) // whole) * self.accumulate
 
     def order(self, epoch: int) -> np.ndarray:
@@ -64,10 +75,10 @@ class TrainPlan:
 
     def _batch(self, epoch: int, order: np.ndarray, step: int, steps: int) -> list[Pick]:
         first, last = (len(order) * s // steps for s in (step, step + 1))
-        share, rest = divmod(last - first, self.world_size)
-        turn = (self.rank - first) % self.world_size  # the odd ones go round over the epoch
-        low = first + turn * share + min(turn, rest)
-        high = low + share + (turn < rest)
+        videos, rest = divmod(last - first, self.share.world_size)
+        turn = (self.share.rank - first) % self.share.world_size  # the odd ones go round over the epoch
+        low = first + turn * videos + min(turn, rest)
+        high = low + videos + (turn < rest)
         if low == high:
             return [Pick(epoch, int(order[min(first, len(order) - 1)]), filler=True)]
         return [Pick(epoch, index) for index in order[low:high].tolist()]
@@ -78,20 +89,24 @@ class EvalPlan:
     """Every video once over all ranks, no padding: ranks may have different numbers of batches."""
 
     count: int
+    """Videos over all ranks."""
     batch_size: int
-    rank: int = 0
-    world_size: int = 1
+    """Largest number of videos of one rank in a step."""
+    share: Share = ALONE
 
     @property
-    def _share(self) -> range:
-        return range(*(self.count * r // self.world_size for r in (self.rank, self.rank + 1)))
+    def _videos(self) -> range:
+        """This rank's, by index."""
+        rank, size = self.share.rank, self.share.world_size
+        return range(self.count * rank // size, self.count * (rank + 1) // size)
 
     @property
     def steps(self) -> int:
-        return -(-len(self._share) // self.batch_size)
+        """This rank's batches."""
+        return -(-len(self._videos) // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[Pick]]:
         """This rank's batches: neighbours in the list of videos stay together, for they share a shard."""
-        share = self._share
-        for first in range(start * self.batch_size, len(share), self.batch_size):
-            yield [Pick(epoch, index) for index in share[first : first + self.batch_size]]
+        videos = self._videos
+        for first in range(start * self.batch_size, len(videos), self.batch_size):
+            yield [Pick(epoch, index) for index in videos[first : first + self.batch_size]]

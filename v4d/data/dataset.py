@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from v4d.data import sampling
 from v4d.data import transforms as augment
 from v4d.data.batch import Batch, EncodedFrames
 from v4d.data.batch_sampler import Pick
+from v4d.data.sampling import ClipSpec
 from v4d.data.shards import BadFrameError, ShardReader, Video
 from v4d.data.transforms import Augmentation
 from v4d.data.workers import shared_bytes
@@ -29,12 +31,14 @@ class VideoRecord:
     video_id: str
     class_index: int
     shard: str
+    """Path of the LMDB file."""
     num_frames: int
+    """Of the source video."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error on its way out of a worker; exceptions do not all survive DataLoader's own way."""
+    """A V4DError in a worker as a value: exceptions do not all survive DataLoader's own way."""
 
     message: str
 
@@ -64,27 +68,18 @@ class VideoTable:
         )
 
 
-class _Samples(Dataset):
+class _Samples(Dataset[Any]):
     """Maps the picks of a batch to a `Batch`, or to a `Failure`."""
 
     views_axis = False
     """Whether batches keep the axis of views."""
 
-    def __init__(
-        self,
-        videos: VideoTable,
-        units: int,
-        frames: int,
-        frame_stride: int,
-        bad_frames: str,
-        decode_on: str = "host",
-    ):
+    def __init__(self, videos: VideoTable, clip: ClipSpec, *, bad_frames: str, decode_on: str):
         if bad_frames not in ("raise", "skip_video"):
             raise ValueError(f"bad_frames is raise or skip_video, not {bad_frames!r}")
         if decode_on not in ("host", "device"):
             raise ValueError(f"decode_on is host or device, not {decode_on!r}")
-        self.videos = videos
-        self.units, self.frames, self.frame_stride = units, frames, frame_stride
+        self.videos, self.clip = videos, clip
         self.bad_frames, self.decode_on = bad_frames, decode_on
         self._readers: dict[str, ShardReader] = {}
 
@@ -92,17 +87,22 @@ class _Samples(Dataset):
         return len(self.videos)
 
     def __getitems__(self, picks: list[Pick]) -> Batch | Failure:
+        """The batch of some picks; DataLoader calls this."""
         try:
             return self._batch(picks)
         except V4DError as error:
             return Failure(str(error))
 
     def _batch(self, picks: list[Pick]) -> Batch:
-        records = [self.videos[pick.index] for pick in picks]
+        records = [self.videos[pick.video] for pick in picks]
         plans = [self._plan(pick, record) for pick, record in zip(picks, records, strict=True)]
         _check_sizes([views for _, views in plans])
-        build = self._decoded if self.decode_on == "host" else self._encoded
-        frames, bad = build(records, plans)
+        encoded: EncodedFrames | None = None
+        if self.decode_on == "host":
+            frames, bad = self._decoded(records, plans)
+        else:
+            frames = torch.empty(0, dtype=torch.uint8)
+            encoded, bad = self._encoded(records, plans)
         weight = torch.tensor([0.0 if pick.filler else 1.0 for pick in picks])
         weight[list(bad)] = 0
         return Batch(
@@ -111,6 +111,7 @@ class _Samples(Dataset):
             video_id=["" if p.filler else r.video_id for p, r in zip(picks, records, strict=True)],
             weight=weight,
             skipped=list(bad.values()),
+            encoded=encoded,
         )
 
     def _decoded(self, records: list[VideoRecord], plans: list[Plan]) -> tuple[torch.Tensor, dict[int, str]]:
@@ -140,7 +141,7 @@ class _Samples(Dataset):
             data=torch.from_numpy(data),
             lengths=[list(map(len, video)) for video in jpegs],
             views=[views for _, views in plans],
-            grid=(self.units, self.frames),
+            grid=(self.clip.units, self.clip.frames),
             views_axis=self.views_axis,
             names=[record.video_id for record in records],
             skip_bad=self.bad_frames == "skip_video",
@@ -159,7 +160,7 @@ class _Samples(Dataset):
     def _empty(self, views: list[list[Augmentation]]) -> torch.Tensor:
         """Room for the batch, in shared memory in a worker: filled in place, it is not copied once more."""
         size, crops = views[0][0].size, max(map(len, views))
-        shape = (len(views), crops, self.units, self.frames, size, size, 3)
+        shape = (len(views), crops, self.clip.units, self.clip.frames, size, size, 3)
         if torch.utils.data.get_worker_info():
             return shared_bytes(shape)
         return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
@@ -193,7 +194,7 @@ class _Samples(Dataset):
             self._readers[record.shard] = ShardReader(record.shard)
         return self._readers[record.shard]
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_readers": {}}
 
 
@@ -206,17 +207,42 @@ def _check_sizes(plans: list[list[Augmentation]]) -> None:
 class TrainSamples(_Samples):
     """Random units and augmentation, drawn from (seed, epoch, video id) and nothing else."""
 
-    def __init__(self, videos: VideoTable, crop: CropConfig, seed: int, **shape):
-        super().__init__(videos, **shape)
+    def __init__(
+        self,
+        videos: VideoTable,
+        clip: ClipSpec,
+        crop: CropConfig,
+        seed: int,
+        *,
+        bad_frames: str = "raise",
+        decode_on: str = "host",
+    ):
+        super().__init__(videos, clip, bad_frames=bad_frames, decode_on=decode_on)
         self.crop, self.seed = crop, seed
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         generator = np.random.default_rng([self.seed, pick.epoch, *record.video_id.encode()])
-        video = self._video(record)
-        indices = sampling.train_indices(
-            video.num_frames, self.units, self.frames, self.frame_stride, generator
-        )
+        video, clip = self._video(record), self.clip
+        indices = sampling.train_indices(video.num_frames, clip.units, clip.frames, clip.stride, generator)
         return indices, [augment.pick(self.crop, video.height, video.width, generator)]
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """How a video is shown in a test: crops and units that are the same every time."""
+
+    crop_size: int | None
+    """Side of the square crop, pixels; None for the frame's short side."""
+    crops: int = 1
+    """Crops of a frame, spread over its longer side; 1 where the frame has no room for more."""
+    short_side: int | None = None
+    """Frames are scaled to this short side first, pixels; None leaves them."""
+    sampling: str = "released"
+    """Where units lie: `released` or `centred`, see `v4d.data.sampling.eval_indices`."""
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("released", "centred"):
+            raise ValueError(f"sampling is released or centred, not {self.sampling!r}")
 
 
 class EvalSamples(_Samples):
@@ -225,23 +251,26 @@ class EvalSamples(_Samples):
     def __init__(
         self,
         videos: VideoTable,
+        clip: ClipSpec,
+        views: ViewSpec,
         *,
-        crop_size: int | None,
-        crops: int,
-        short_side: int | None,
-        centred: bool,
-        views_axis: bool,
-        **shape,
+        views_axis: bool = True,
+        bad_frames: str = "raise",
+        decode_on: str = "host",
     ):
-        super().__init__(videos, **shape)
-        self.crop_size, self.crops, self.short_side = crop_size, crops, short_side
-        self.centred, self.views_axis = centred, views_axis
+        super().__init__(videos, clip, bad_frames=bad_frames, decode_on=decode_on)
+        if not views_axis and views.crops != 1:
+            raise ValueError(f"{views.crops} crops need an axis of views")
+        self.views, self.views_axis = views, views_axis
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
-        video = self._video(record)
+        video, clip, views = self._video(record), self.clip, self.views
+        centred = views.sampling == "centred"
         indices = sampling.eval_indices(
-            video.num_frames, self.units, self.frames, self.frame_stride, centred=self.centred
+            video.num_frames, clip.units, clip.frames, clip.stride, centred=centred
         )
-        boxes = augment.spread_crops(video.height, video.width, self.crop_size, self.crops, self.short_side)
-        size = self.crop_size or self.short_side or min(video.height, video.width)
+        boxes = augment.spread_crops(
+            video.height, video.width, views.crop_size, views.crops, views.short_side
+        )
+        size = views.crop_size or views.short_side or min(video.height, video.width)
         return indices, [Augmentation(box, size) for box in boxes]

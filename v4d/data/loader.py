@@ -1,35 +1,39 @@
 """Batches of videos from shards, made by worker processes: the same whatever their number.
 
-loader = train_loader(videos, units=4, frames=8, frame_stride=8, crop=config.crop, batch_size=6, ...)
+loader = train_loader(videos, ClipSpec(units=4, frames=8, stride=8), crop=config.crop, batch_size=6, ...)
 for epoch in range(epochs):
     loader.set_epoch(epoch)
     for batch in prefetch(loader, device):
-        logits = model(normalise(batch.frames, torch.bfloat16))
+        logits = model(normalise(batch.frames, model.input, torch.bfloat16))
 """
 
 import os
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from v4d.config import CropConfig
-from v4d.data.batch import Batch, normalise, prefetch, to_device
-from v4d.data.batch_sampler import EvalPlan, Pick, TrainPlan
-from v4d.data.dataset import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable
+from v4d.data.batch import Batch, normalise, prefetch
+from v4d.data.batch_sampler import ALONE, EvalPlan, Pick, Share, TrainPlan
+from v4d.data.dataset import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable, ViewSpec
+from v4d.data.sampling import ClipSpec
 from v4d.data.workers import fork_server
 from v4d.errors import V4DError, WorkerDied
 
 __all__ = [
     "Batch",
+    "ClipSpec",
     "Loader",
+    "Share",
     "VideoRecord",
+    "ViewSpec",
     "default_workers",
     "eval_loader",
     "normalise",
     "prefetch",
-    "to_device",
     "train_loader",
 ]
 
@@ -39,15 +43,12 @@ _MOST_WORKERS = 16
 
 def train_loader(
     videos: Sequence[VideoRecord],
+    clip: ClipSpec,
     *,
-    units: int,
-    frames: int,
-    frame_stride: int,
     crop: CropConfig,
     batch_size: int,
     accumulate: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
+    share: Share = ALONE,
     workers: int = 0,
     seed: int = 0,
     bad_frames: str = "raise",
@@ -62,42 +63,27 @@ def train_loader(
 
     Args:
         batch_size: videos of one rank in one step.
+        workers: loader processes; 0 loads in this one.
         bad_frames: `raise`, or `skip_video`: black frames of weight 0, and a line in `Batch.skipped`.
         locality: shards to shuffle over at a time; 0 for all.
-        decode_on: `host`, or `device`: batches hold JPEGs until `on_device` (or `Batch.to`) has the GPU
+        decode_on: `host`, or `device`: batches hold JPEGs until `prefetch` (or `Batch.to`) has the GPU
             decode and crop them; see `v4d.data.batch`.
 
     Raises:
         V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.
     """
     table = _table(videos)
-    samples = TrainSamples(
-        table,
-        crop,
-        seed,
-        units=units,
-        frames=frames,
-        frame_stride=frame_stride,
-        bad_frames=bad_frames,
-        decode_on=decode_on,
-    )
-    plan = TrainPlan(table.shard, batch_size, rank, world_size, accumulate, seed, locality)
-    return Loader(samples, plan, workers)
+    samples = TrainSamples(table, clip, crop, seed, bad_frames=bad_frames, decode_on=decode_on)
+    return Loader(samples, TrainPlan(table.shard, batch_size, share, accumulate, seed, locality), workers)
 
 
 def eval_loader(
     videos: Sequence[VideoRecord],
+    clip: ClipSpec,
+    views: ViewSpec,
     *,
-    units: int,
-    frames: int,
-    frame_stride: int,
-    crop_size: int | None,
-    crops: int = 1,
-    short_side: int | None = None,
-    sampling: str = "released",
     batch_size: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
+    share: Share = ALONE,
     workers: int = 0,
     bad_frames: str = "raise",
     views_axis: bool = True,
@@ -105,36 +91,21 @@ def eval_loader(
 ) -> "Loader":
     """Every video once over all ranks, in order and without padding: ranks may differ in steps.
 
-    Batches are `[N, V, U, T, H, W, 3]`; V is `crops`, or 1 where no frame of the batch has room for more.
+    Batches are `[N, V, U, T, H, W, 3]`; V is `views.crops`, or 1 where no frame of the batch has room for
+    more.
 
     Args:
-        crop_size: side of the crop, pixels; None for the frame's short side.
-        short_side: scale frames to this first.
-        sampling: `released` or `centred`, see `v4d.data.sampling.eval_indices`.
         views_axis: False drops V (validation: one crop, `[N, U, T, H, W, 3]` as in training).
+        batch_size, workers, bad_frames, decode_on: as in `train_loader`.
 
     Raises:
         V4DError: there are no videos. While iterating: as `train_loader`, or the crop is larger than a frame.
     """
-    if sampling not in ("released", "centred"):
-        raise ValueError(f"sampling is released or centred, not {sampling!r}")
-    if not views_axis and crops != 1:
-        raise ValueError(f"{crops} crops need an axis of views")
     table = _table(videos)
     samples = EvalSamples(
-        table,
-        crop_size=crop_size,
-        crops=crops,
-        short_side=short_side,
-        centred=sampling == "centred",
-        views_axis=views_axis,
-        units=units,
-        frames=frames,
-        frame_stride=frame_stride,
-        bad_frames=bad_frames,
-        decode_on=decode_on,
+        table, clip, views, views_axis=views_axis, bad_frames=bad_frames, decode_on=decode_on
     )
-    return Loader(samples, EvalPlan(len(table), batch_size, rank, world_size), workers)
+    return Loader(samples, EvalPlan(len(table), batch_size, share), workers)
 
 
 def default_workers(local_world_size: int = 1) -> int:
@@ -193,15 +164,6 @@ class Loader:
                 raise V4DError(batch.message)
             yield batch
 
-    def on_device(self, device: torch.device | str) -> Iterator[Batch]:
-        """As iterating, with each batch on the device; on CUDA one is copied while the one before is used."""
-        return prefetch(self, device)
-
-    @property
-    def batch_size(self) -> int:
-        """Largest number of videos in a batch of this rank."""
-        return self.plan.batch_size
-
     @property
     def data_wait_fraction(self) -> float:
         """Share of the time of the running (or last) epoch in which the consumer waited for data."""
@@ -231,7 +193,7 @@ def _table(videos: Sequence[VideoRecord]) -> VideoTable:
     return VideoTable(videos)
 
 
-def _as_it_is(batch: Batch | Failure) -> Batch | Failure:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

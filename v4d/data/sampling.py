@@ -5,7 +5,21 @@ long. Frames are counted in the source video, whatever a shard keeps of them. Th
 the authors' released code; `tests/data/released_eval_sampling.json` holds its indices for 56 cases.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """What a network sees of a video: units of frames."""
+
+    units: int
+    """Units (U)."""
+    frames: int
+    """Frames of a unit (T)."""
+    stride: int
+    """Source frames from one frame of a unit to the next."""
 
 
 def train_indices(

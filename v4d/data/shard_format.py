@@ -45,6 +45,8 @@ HEAD_BYTES = 128 * 1024
 _BLOCK_BYTES = 1 << 22
 _FRAME_KEY = struct.Struct(">II")
 _NUMBER = struct.Struct(">I")
+Buffer = bytes | memoryview
+"""A value as LMDB gives it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def pack_checksums(checksums: Iterable[int]) -> bytes:
     return struct.pack(f">{len(checksums)}I", *checksums)
 
 
-def unpack_checksums(value: bytes) -> tuple[int, ...]:
+def unpack_checksums(value: Buffer) -> tuple[int, ...]:
     return struct.unpack(f">{len(value) // 4}I", value)
 
 
@@ -106,7 +108,7 @@ def pack_header(header: ShardHeader) -> bytes:
     return _json({"format": FORMAT, "version": VERSION} | asdict(header))
 
 
-def unpack_header(value: bytes) -> ShardHeader:
+def unpack_header(value: Buffer) -> ShardHeader:
     fields = json.loads(bytes(value))
     del fields["format"], fields["version"]
     size = fields.pop("size")
@@ -117,7 +119,7 @@ def pack_video(video: Video) -> bytes:
     return _json(asdict(video))
 
 
-def unpack_video(value: bytes) -> Video:
+def unpack_video(value: Buffer) -> Video:
     return Video(**json.loads(bytes(value)))
 
 
@@ -125,7 +127,7 @@ def pack_end(videos: int, frames: int, size: int) -> bytes:
     return _json({"videos": videos, "frames": frames, "bytes": size})
 
 
-def unpack_end(value: bytes) -> dict[str, int]:
+def unpack_end(value: Buffer) -> dict[str, int]:
     return json.loads(bytes(value))
 
 

@@ -46,7 +46,7 @@ class _Found(NamedTuple):
     shape: tuple[int, int, int]
     frames: list[int]
     """Source frame numbers."""
-    jpegs: list[memoryview]
+    jpegs: list[fmt.Buffer]
     first: list[int]
     """The first place of each in the indices asked for, ascending."""
     repeats: list[tuple[int, int]]
@@ -176,10 +176,11 @@ class ShardReader:
             source = first.setdefault(index // stride, place)
             if source != place:
                 repeats.append((place, source))
-        jpegs = shard.values([fmt.frame_key(video.number, stored) for stored in first])
+        values = shard.values([fmt.frame_key(video.number, stored) for stored in first])
         frames = [stored * stride for stored in first]
-        if None in jpegs:
-            raise BadFrameError(self.path, video_id, frames[jpegs.index(None)], "it is missing")
+        jpegs = [value for value in values if value is not None]
+        if len(jpegs) < len(values):
+            raise BadFrameError(self.path, video_id, frames[values.index(None)], "it is missing")
         return _Found(video_id, (video.height, video.width, 3), frames, jpegs, list(first.values()), repeats)
 
     def _decode(self, found: "_Found", numbers: range, images: list[np.ndarray]) -> None:
@@ -224,13 +225,14 @@ class _Map:
             self._local.transaction = self.env.begin(buffers=True)
         return self._local.transaction
 
-    def get(self, key: bytes) -> memoryview | None:
+    def get(self, key: bytes) -> fmt.Buffer | None:
+        """The value of a key; None where it has none."""
         try:
             return self.transaction().get(key)
         except lmdb.Error as error:
             raise V4DError(f"shard {self.path} is damaged: {error}") from error
 
-    def values(self, keys: list[bytes]) -> list[memoryview | None]:
+    def values(self, keys: list[bytes]) -> list[fmt.Buffer | None]:
         """Values in order. Once one was not in memory, the rest are fetched by several threads."""
         get, clock = self.get, time.perf_counter
         values = []

@@ -88,7 +88,7 @@ def multi_scale_crop(height: int, width: int, generator: np.random.Generator) ->
 
 
 def short_side_jitter_crop(
-    height: int, width: int, size: int, jitter: tuple[int, int], generator: np.random.Generator
+    height: int, width: int, size: int, jitter: tuple[int, ...], generator: np.random.Generator
 ) -> Box:
     """A random square of `size` in the frame resized to a random short side in `jitter` (paper, Non-local).
 

@@ -10,20 +10,25 @@ Here the combinations share all they can, and the scores stay the same:
 - a convolution over U is a sum over its taps, so each tap is applied once to every distinct feature, and the
   sums are formed for every neighbourhood.
 
+A network that does not show its steps (`VideoModel.unit_steps`) runs whole on every combination.
+
 At a position p of a combination the distinct features are thus those of a product of neighbouring sections
 (its axes), and are kept in the order of the product: the last section varies fastest.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from v4d.errors import V4DError
-from v4d.models.layers import Residual4D
+from v4d.models.base import MixingStep, UnitStep, VideoModel, unwrapped
 from v4d.models.layout import fold, from_rows, to_rows
 
 
@@ -50,7 +55,8 @@ def video_scores(
 ) -> Tensor:
     """Class probabilities `[N, num_classes]` of x `[N, U_infer, C, T, H, W]` by Algorithm 1.
 
-    With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`.
+    With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`. Of a
+    clip-level network the scores are the mean over those of the units, each by itself.
     The scores are those of evaluation mode, whatever the model's mode, which is put back. Memory is bounded:
     at most `chunk` units go through a layer together, and at most `keep` units' features are held around a 4D
     block (before it, behind it, and convolved with single taps). Where Algorithm 1 would hold more, the
@@ -58,48 +64,61 @@ def video_scores(
     the first block of a ResNet-50, in float32; 10 units into 4 need 168 of them, or 576 half as large with
     blocks in res4.
 
+    Args:
+        model: a `VideoModel`, also inside DDP or `torch.compile`.
+
     Raises:
         V4DError: no `[N, U, C, T, H, W]`, or fewer units than the model was trained with.
     """
     if x.dim() != 6 or chunk < 1:
         raise V4DError(f"need x as N U C T H W and chunk from 1 on, not {tuple(x.shape)} and {chunk}")
-    network = model
-    for wrapped in ("module", "_orig_mod", "module"):  # DDP and torch.compile, either around the other
-        network = getattr(network, wrapped, network)
+    network = unwrapped(model)
     sections = unit_sections(x.shape[1], network.units)
     was_training = network.training
     network.eval()
     try:
-        if combinations and len(x) > 0:
-            plan = _Plan(network, frames=x.shape[3], chunk=chunk, keep=keep)
-            return torch.stack([plan.scores(video, sections) for video in x])
-        return _softmax(network(x[:, evenly_spaced(x.shape[1], network.units)]))
+        if not combinations or len(x) == 0:
+            return _softmax(network(x[:, evenly_spaced(x.shape[1], network.units)]))
+        if network.clip_level:
+            return _mean_over_units(network, x, chunk)
+        steps = network.unit_steps()
+        if steps is None:
+            chosen = itertools.product(*sections)
+            total = functools.reduce(torch.add, (_softmax(network(x[:, list(units)])) for units in chosen))
+            return total / math.prod(map(len, sections))
+        plan = _Plan(network, steps, frames=x.shape[3], chunk=chunk, keep=keep)
+        return torch.stack([plan.scores(video, sections) for video in x])
     finally:
         network.train(was_training)
 
 
+def _mean_over_units(network: VideoModel, x: Tensor, chunk: int) -> Tensor:
+    """Probabilities `[N, K]`: every unit of x `[N, U, C, T, H, W]` as a video of one unit, averaged."""
+    parts = x.flatten(0, 1).unsqueeze(1).split(chunk)
+    return torch.cat([_softmax(network(part)) for part in parts]).unflatten(0, x.shape[:2]).mean(1)
+
+
 @dataclass
 class _Features:
-    """The distinct features at one position of a combination.
-
-    `axes` are the positions whose choice of unit they depend on. `rows` is `[M, T, H, W, C]`, or at the end
-    of the network the logits `[M, num_classes]`, where M is the product of the axes' section sizes.
-    """
+    """The distinct features at one position of a combination."""
 
     axes: range
+    """The positions whose choice of unit they depend on."""
     rows: Tensor
+    """`[M, T, H, W, C]`, or at the end of the network the logits `[M, num_classes]`; M is the product of the
+    axes' section sizes."""
 
 
 class _Plan:
-    """A network cut at its 4D blocks into pieces that treat each unit by itself."""
+    """A network cut at the steps that mix units (4D blocks) into pieces that treat each unit by itself."""
 
-    def __init__(self, network: nn.Module, *, frames: int, chunk: int, keep: int):
+    def __init__(self, network: VideoModel, steps: Sequence[UnitStep], *, frames: int, chunk: int, keep: int):
         self.network, self.frames, self.chunk, self.keep = network, frames, chunk, keep
-        self.pieces: list[list[nn.Module]] = [[]]
-        self.blocks: list[Residual4D] = []
-        for step in network.steps():
-            if isinstance(step, Residual4D) and step.reach > 0:
-                self.blocks.append(step)
+        self.pieces: list[list[UnitStep]] = [[]]
+        self.blocks: list[MixingStep] = []
+        for step in steps:
+            if getattr(step, "reach", 0) > 0:
+                self.blocks.append(cast(MixingStep, step))
                 self.pieces.append([])
             else:
                 self.pieces[-1].append(step)
@@ -113,7 +132,8 @@ class _Plan:
         """The mean over the combinations, given the first piece's rows for all units."""
         sizes = [len(section) for section in sections]
         if self._too_many(sizes):
-            return sum(share * self._mean_scores(first, half) for share, half in _halves(sections))
+            parts = [share * self._mean_scores(first, half) for share, half in _halves(sections)]
+            return parts[0] + parts[1]
         features = [_Features(range(p, p + 1), first[section]) for p, section in enumerate(sections)]
         for number in range(1, len(self.pieces)):
             features = self._behind(number, features, sizes)
@@ -159,14 +179,14 @@ class _Plan:
             x = step(x, 1, self.frames)
         if number < len(self.blocks):
             return to_rows(x, self.frames)
-        return self.network.fc(self.network.pool(x, self.frames))
+        return self.network.unit_logits(x, self.frames)
 
-    def _taps(self, block: Residual4D, rows: Tensor, position: int, positions: int) -> dict[int, Tensor]:
+    def _taps(self, block: MixingStep, rows: Tensor, position: int, positions: int) -> dict[int, Tensor]:
         """Rows convolved with each of the taps through which another position sees this one."""
         first = max(-block.reach, position - positions + 1)
         last = min(block.reach, position)
         parts = (
-            [to_rows(y, self.frames) for y in block.conv.taps(from_rows(part), self.frames, first, last)]
+            [to_rows(y, self.frames) for y in block.taps(from_rows(part), self.frames, first, last)]
             for part in rows.split(self.chunk)
         )
         return dict(zip(range(first, last + 1), _gathered(parts, len(rows)), strict=True))
@@ -194,7 +214,7 @@ def _rows_of(own: range, axes: range, choices: tuple[np.ndarray, ...], sizes: li
 
 
 def _merged(
-    block: Residual4D,
+    block: MixingStep,
     terms: list[tuple[range, Tensor]],
     axes: range,
     choices: tuple[np.ndarray, ...],
@@ -229,11 +249,9 @@ def _halves(sections: list[list[int]]) -> list[tuple[float, list[list[int]]]]:
 
 def _combine(logits: list[_Features], sizes: list[int]) -> Tensor:
     """The mean over all combinations of softmax(mean over positions of the logits)."""
-    total = 0
-    for features in logits:
-        shape = [size if position in features.axes else 1 for position, size in enumerate(sizes)]
-        total = total + features.rows.unflatten(0, shape)
-    return _softmax(total / len(sizes)).flatten(0, -2).mean(0)
+    shapes = [[size if p in features.axes else 1 for p, size in enumerate(sizes)] for features in logits]
+    rows = (features.rows.unflatten(0, shape) for features, shape in zip(logits, shapes, strict=True))
+    return _softmax(functools.reduce(torch.add, rows) / len(sizes)).flatten(0, -2).mean(0)
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -23,10 +23,19 @@ from v4d import config as configuration
 from v4d.checkpoints import LoadedModel, checkpoint_path, file_sha256, load_finished
 from v4d.config import Config, ModelConfig, TestingConfig
 from v4d.data import index
-from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, prefetch
+from v4d.data.loader import (
+    ClipSpec,
+    Loader,
+    VideoRecord,
+    ViewSpec,
+    default_workers,
+    eval_loader,
+    prefetch,
+)
 from v4d.distributed.group import DistributedContext
 from v4d.evaluation.predictions import predictions_table, write_table
-from v4d.evaluation.scoring import Scorer, unit_counts
+from v4d.evaluation.views import Scorer, unit_counts
+from v4d.models.base import check_crop
 from v4d.utils.files import read_json, write_json
 from v4d.utils.progress import LogLines
 
@@ -37,19 +46,13 @@ LARGEST_PIECE = 128
 """Videos; what a kill can cost a rank."""
 
 
-def test_folder(config: Config, model_name: str) -> Path:
-    return config.results / model_name / "test"
-
-
-test_folder.__test__ = False  # pytest: this is no test
-
-
 @dataclasses.dataclass
 class Clock:
-    """Time of one rank; `wait` is what it waited for data."""
+    """Time of one rank."""
 
     seconds: float = 0.0
     wait: float = 0.0
+    """Seconds of these in which it waited for data."""
     videos: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +70,7 @@ class Clock:
             yield item
 
     def stop(self, videos: int) -> None:
+        """Note how long so many videos took."""
         self.seconds, self.videos = time.monotonic() - self._start, videos
 
 
@@ -80,19 +84,24 @@ class TestRun:
     model: ModelConfig
     finished: LoadedModel
     classes: list[str]
+    """Names by class index."""
     videos: list[VideoRecord]
+    """All that are tested, over all ranks."""
     device: torch.device
     bf16: bool
+    """Whether to compute in bf16; else in float32."""
 
     @classmethod
     def prepare(cls, config: Config, model: ModelConfig, device: torch.device) -> "TestRun":
         """Load everything.
 
         Raises:
-            V4DError: no checkpoint, other classes than the data set's, no usable videos.
+            V4DError: no checkpoint, other classes than the data set's, no usable videos, or a crop that the
+                network does not take.
         """
         classes = index.class_names(config)
         finished = load_finished(checkpoint_path(config, model), model.final, classes)
+        check_crop(finished.model, config.testing.crop_size, "testing.crop_size")
         finished.model.to(device)
         bf16 = configuration.takes_bf16(config.testing.precision, device.type)
         videos = index.records(config, config.testing.split)
@@ -100,11 +109,13 @@ class TestRun:
 
     @property
     def folder(self) -> Path:
-        return test_folder(self.config, self.model.name)
+        """Where the results go."""
+        return self.config.paths.test(self.model.name)
 
     @property
     def predictions(self) -> Path:
-        return self.folder / "predictions.parquet"
+        """The file of the predictions."""
+        return self.config.paths.predictions(self.model.name)
 
     @property
     def units(self) -> int:
@@ -120,10 +131,12 @@ class TestRun:
 
     @property
     def piece_files(self) -> list[Path]:
+        """The pieces' predictions, in the order of the videos."""
         count = -(-len(self.videos) // self.piece_size)
         return [self.folder / "pieces" / f"{number:06d}.parquet" for number in range(count)]
 
     def rank_file(self, rank: int) -> Path:
+        """Where a rank leaves its `Clock` when it has done its share."""
         return self.folder / "pieces" / f"rank_{rank}.json"
 
     def begin(self) -> None:
@@ -159,17 +172,17 @@ class TestRun:
             "testing": testing,
         }
 
-    def run(self, ranks: DistributedContext) -> None:
+    def score(self, context: DistributedContext) -> None:
         """Score this rank's share of the pieces."""
         size = self.piece_size
         mine = {
             file: self.videos[number * size : (number + 1) * size]
             for number, file in enumerate(self.piece_files)
-            if number % ranks.size == ranks.rank and not file.exists()
+            if number % context.size == context.rank and not file.exists()
         }
         videos = [video for piece in mine.values() for video in piece]
         clock = Clock()
-        lines = LogLines(f"test {self.model.name}", len(videos), "videos") if ranks.is_main else None
+        lines = LogLines(f"test {self.model.name}", len(videos), "videos") if context.is_main else None
         tables = self._tables(videos, clock)
         for file, piece in mine.items():
             done: list[pa.Table] = []
@@ -181,7 +194,7 @@ class TestRun:
         if lines:
             lines.close()
         clock.stop(len(videos))
-        write_json(self.rank_file(ranks.rank), dataclasses.asdict(clock))
+        write_json(self.rank_file(context.rank), dataclasses.asdict(clock))
 
     def _tables(self, videos: list[VideoRecord], clock: Clock) -> Iterator[pa.Table]:
         """Predictions of batch after batch. A piece is whole batches, so that none is in two pieces."""
@@ -211,13 +224,8 @@ class TestRun:
         testing = self.config.testing
         return eval_loader(
             videos,
-            units=self.units,
-            frames=self.finished.frames,
-            frame_stride=self.finished.frame_stride,
-            crop_size=testing.crop_size,
-            crops=testing.crops,
-            short_side=testing.short_side,
-            sampling=testing.sampling,
+            ClipSpec(self.units, self.finished.frames, self.finished.frame_stride),
+            ViewSpec(testing.crop_size, testing.crops, testing.short_side, testing.sampling),
             batch_size=testing.batch_size,
             workers=self._workers(),
             decode_on=self.model.final.training.decode_on,

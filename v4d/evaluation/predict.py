@@ -4,7 +4,7 @@ Legend: N videos, V views (crops), U units, C, T frames of a unit, H, W, K class
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ from torch import Tensor
 from v4d import config as configuration
 from v4d.checkpoints import LoadedModel, load_any
 from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig
-from v4d.data.loader import VideoRecord, eval_loader, normalise
+from v4d.data.loader import ClipSpec, VideoRecord, ViewSpec, eval_loader, normalise
 from v4d.data.sampling import eval_indices
 from v4d.errors import V4DError
 from v4d.evaluation.explain import ActivationMaps, activation_maps, unit_logits
-from v4d.evaluation.scoring import Scorer
 from v4d.evaluation.video_file import Source, prepared
-from v4d.models import VideoNet
+from v4d.evaluation.views import Scorer
 
 
 @dataclass(frozen=True)
 class TestProtocol:
     """How a video is prepared and shown."""
+
+    __test__ = False  # pytest: this is no test
 
     clips: ClipsConfig
     frames: FramesConfig
@@ -40,17 +41,19 @@ class TestProtocol:
         released protocol's 256 of 320x256 are. `overrides` are fields of `TestingConfig`; None leaves them.
         """
         if config is None:
-            sections = {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
+            known = [name for name in ("clips", "frames", "testing") if name in model.info]
+            sections: dict[str, Any] = {name: model.info[name] for name in known}
             sections.setdefault("testing", {"crop_size": None})
-            bare = {"name": "predict", "dataset": {"name": "own", "source": "folder"}, **sections}
+            bare: dict[str, Any] = {"name": "predict", "dataset": {"name": "own", "source": "folder"}}
+            bare |= sections
             config = configuration.build(configuration.resolve(bare))
         given = {name: value for name, value in overrides.items() if value is not None}
         testing = config.testing.replace(**given)
         if testing.units < model.units:
             testing = testing.replace(units=model.units)
-        size = getattr(model.model, "size", None)
-        if size is not None and testing.crop_size != size[0]:  # an exported program takes one size only
-            testing = testing.replace(crop_size=size[0], short_side=testing.short_side or size[0])
+        size = model.model.input.crop
+        if size is not None and testing.crop_size != size:  # e.g. an exported program
+            testing = testing.replace(crop_size=size, short_side=testing.short_side or size)
         return cls(config.clips, config.frames, testing)
 
 
@@ -60,9 +63,13 @@ class Prediction:
 
     path: Path
     problem: str = ""
-    probabilities: np.ndarray | None = None  # [K]
+    """Why there are no scores; empty where there are."""
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """`[K]`."""
     num_frames: int = 0
+    """Of the file."""
     fps: float = 0.0
+    """Frames a second of the file; 0 where it does not say it."""
     evidence: "Evidence | None" = None
 
     def top(self, count: int) -> list[tuple[int, float]]:
@@ -94,11 +101,16 @@ class Prediction:
 class Evidence:
     """What every unit has to say, over the video's time."""
 
-    seconds: np.ndarray  # [U] middle of each unit
-    span: float  # seconds that a unit covers
-    probabilities: np.ndarray  # [U, K]
-    pictures: np.ndarray  # uint8 [U, H, W, 3], each unit's middle frame
-    alone: bool  # each unit was scored by itself, without its neighbours
+    seconds: np.ndarray
+    """`[U]`: the middle of each unit."""
+    span: float
+    """Seconds that a unit covers."""
+    probabilities: np.ndarray
+    """`[U, K]`."""
+    pictures: np.ndarray
+    """uint8 `[U, H, W, 3]`: each unit's middle frame."""
+    alone: bool
+    """Whether each unit was scored by itself, without its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +120,12 @@ class Explanation:
     class_index: int
     probability: float
     maps: ActivationMaps
-    frames: np.ndarray  # uint8 [U, T, H, W, 3], what the network saw
-    seconds: np.ndarray  # [U, T], when it was
-    rate: float  # frames a second of the frames of a unit
+    frames: np.ndarray
+    """uint8 `[U, T, H, W, 3]`: what the network saw."""
+    seconds: np.ndarray
+    """`[U, T]`: the time of each frame in the video."""
+    rate: float
+    """Frames a second of the frames of a unit."""
 
     def as_text(self, classes: Sequence[str]) -> str:
         """The class, its probability, and the sum that its logit is; the units' shares are in `maps`."""
@@ -167,13 +182,8 @@ class Predictor:
         record = VideoRecord(Source.VIDEO_ID, 0, str(source.shard), source.num_frames)
         loader = eval_loader(
             [record],
-            units=units or testing.units,
-            frames=self.model.frames,
-            frame_stride=self.model.frame_stride,
-            crop_size=testing.crop_size,
-            crops=crops or testing.crops,
-            short_side=testing.short_side,
-            sampling=testing.sampling,
+            ClipSpec(units or testing.units, self.model.frames, self.model.frame_stride),
+            ViewSpec(testing.crop_size, crops or testing.crops, testing.short_side, testing.sampling),
         )
         return next(iter(loader)).frames.to(self.device)
 
@@ -194,7 +204,7 @@ class Predictor:
         testing, model = self.protocol.testing, self.model
         frames = frames_NVUTHWC[:, frames_NVUTHWC.shape[1] // 2]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = unit_logits(model.model, normalise(frames))
+            logits = unit_logits(model.model, normalise(frames, model.model.input))
         indices = self._indices(source, testing.units)
         fps = source.fps or 25.0
         return Evidence(
@@ -202,14 +212,14 @@ class Predictor:
             span=model.frames * model.frame_stride / fps,
             probabilities=logits.float().softmax(-1).cpu().numpy(),
             pictures=frames[0, :, model.frames // 2].cpu().numpy(),
-            alone=not isinstance(model.model, VideoNet),
+            alone=model.model.unit_steps() is None,
         )
 
     def explain(self, path: Path, class_index: int | None = None) -> Explanation:
         """Take the answer for one video apart, in float32; None explains the best class.
 
         Raises:
-            V4DError: the video cannot be read, or the model is an exported program.
+            V4DError: the video cannot be read, or the network does not show its features.
         """
         if not path.is_file():
             raise V4DError(f"no such file: {path}")
@@ -218,7 +228,7 @@ class Predictor:
             if source.shard is None:
                 raise V4DError(f"{path}: {source.problem}")
             frames = self.show(source, units=model.units, crops=1)[:, 0]
-        x = normalise(frames)
+        x = normalise(frames, model.model.input)
         with torch.no_grad():
             probabilities = model.model(x)[0].softmax(-1)
         chosen = int(probabilities.argmax()) if class_index is None else class_index

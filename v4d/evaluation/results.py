@@ -1,15 +1,28 @@
-"""What follows from the predictions of a test: metrics.json, tables and plots beside them."""
+"""What follows from the predictions of a test: metrics.json, tables, plots, and what the tracker gets."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
+from v4d.checkpoints import described
+from v4d.config import config_sha
+from v4d.data import index
+from v4d.datasets.published import published_dataset
+from v4d.distributed.group import DistributedContext
 from v4d.evaluation import metrics
+from v4d.evaluation.pieces import Clock, TestRun
 from v4d.evaluation.predictions import orders_in, read_outcomes, suffix, unit_counts_in, units_suffix
-from v4d.evaluation.significance import bootstrap_interval
-from v4d.utils.files import atomic_path, write_json
+from v4d.models import gmac, parameter_count
+from v4d.tracking import Tracker
+from v4d.utils.files import atomic_path, write_json, write_text
+from v4d.utils.provenance import git_sha, hardware
+
+TABLE = "predictions.json"
+"""The predictions once more, as the table that MLflow's page shows."""
 
 
 def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: int = 0) -> dict[str, Any]:
@@ -47,7 +60,7 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
         "videos": len(normal),
         "classes": len(classes),
         "classes_without_videos": int((matrix.sum(1) == 0).sum()),
-        "top1_interval": list(bootstrap_interval(normal.correct, seed=seed)),
+        "top1_interval": list(metrics.bootstrap_interval(normal.correct, seed=seed)),
         "calibration_error": error,
         "mean_confidence": float(100 * np.mean(normal.confidence)),
         "orders": {order: _accuracies(predictions, suffix(order)) for order in orders_in(predictions)},
@@ -79,3 +92,86 @@ def draw(folder: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) 
 def _accuracies(predictions: Path, end: str) -> dict[str, float]:
     results = read_outcomes(predictions, end)
     return {"top1": metrics.top_k(results, 1), "top5": metrics.top_k(results, 5)}
+
+
+def model_facts(run: TestRun) -> dict[str, Any]:
+    """The model and the protocol, for metrics.json."""
+    model, testing = run.finished.model, run.config.testing
+    side = model.input.crop or run.model.final.training.crop.size
+    info = index.dataset_info(run.config)
+    return {
+        "model": run.model.name,
+        **described(model),
+        "frame_stride": run.finished.frame_stride,
+        "parameters": parameter_count(model),
+        "gmac": round(gmac(model, run.finished.units, run.finished.frames, side, side), 4),
+        "test_units": run.units,
+        "crops": testing.crops,
+        "crop_size": testing.crop_size,
+        "combinations": testing.combinations,
+        "precision": "bf16" if run.bf16 else "float32",
+        "split": testing.split,
+        "dataset": info["name"],
+        "dataset_fingerprint": info["fingerprint"],
+        "checkpoint": str(run.finished.path),
+    }
+
+
+def run_facts(clocks: list[Clock], context: DistributedContext) -> dict[str, Any]:
+    """Speed of this attempt (pieces done before do not count), and where it ran."""
+    seconds = max(clock.seconds for clock in clocks)
+    return {
+        "seconds": round(seconds, 3),
+        "videos_per_second": sum(clock.videos for clock in clocks) / max(seconds, 1e-9),
+        "data_wait_fraction": sum(c.wait for c in clocks) / max(sum(c.seconds for c in clocks), 1e-9),
+        "processes": context.size,
+        "hardware": hardware(),
+        "git_sha": git_sha(),
+    }
+
+
+def headline(result: dict[str, Any]) -> str:
+    """A test in one line; `result` is the content of metrics.json."""
+    orders = ", ".join(
+        f"{order.replace('_', ' ')} {accuracies['top1']:.2f} %"
+        for order, accuracies in result["orders"].items()
+        if order != "normal"
+    )
+    line = f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % on {result['videos']} videos"
+    return f"{line} ({orders})" if orders else line
+
+
+def log(tracker: Tracker, run: TestRun, result: dict[str, Any]) -> None:
+    """Everything of a test to its model's run in the tracker."""
+    tags = ("dataset", "dataset_fingerprint", "git_sha", "parameters", "gmac")
+    tracker.set_tags(
+        {key: result[key] for key in (*described(run.finished.model), *tags)}
+        | {
+            "config_sha": config_sha(run.config),
+            "tested_units": result["test_units"],
+            "tested_split": result["split"],
+            "published_dataset": published_dataset(run.config, result["classes"]) or "",
+        }
+    )
+    names = ("top1", "top5", "mean_class", "calibration_error", "videos", "videos_per_second")
+    numbers = {f"test/{name}": result[name] for name in (*names, "data_wait_fraction")}
+    for end, value in zip(("low", "high"), result["top1_interval"], strict=True):
+        numbers[f"test/top1_interval_{end}"] = value
+    for order, accuracies in result["orders"].items():
+        if order != "normal":
+            numbers[f"test/top1_{order}"] = accuracies["top1"]
+    epochs = sum(stage.training.epochs for stage in run.model.stages) if not run.model.checkpoint else 0
+    tracker.log_metrics(numbers, step=epochs)
+    # Not as `log_table` does it: MLflow would add the rows to those of an earlier test.
+    write_text(run.folder / TABLE, _rows_to_show(run).to_json(orient="split", index=False))
+    tracker.set_tags({"mlflow.loggedArtifacts": json.dumps([{"path": f"test/{TABLE}", "type": "table"}])})
+    for path in sorted(run.folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            tracker.log_artifact(path, "test")
+
+
+def _rows_to_show(run: TestRun) -> pd.DataFrame:
+    """The predictions without all the probabilities, small enough for a table in a browser."""
+    names = pq.read_schema(run.predictions).names
+    columns = [name for name in names if not name.startswith("probabilities")]
+    return pq.read_table(run.predictions, columns=columns).to_pandas()

@@ -1,6 +1,6 @@
-"""The order in which a video is shown: does the network use time, inside units and across them?
+"""How a video is shown to a network in a test, and its scores: crops, orders, numbers of units.
 
-Legend: U units, T frames of a unit.
+Legend: N videos, V views (crops), U units at test, C, T frames of a unit, H, W, K classes.
 
 The paper's arrow-of-time test (section 4.4) reverses the units (frames inside each as they are), or
 the frames inside each unit (units as they are). A model that looks at order loses; one that does not
@@ -8,9 +8,17 @@ keeps its accuracy.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from v4d.data.batch import normalise
+from v4d.errors import V4DError
+from v4d.evaluation.algorithm1 import evenly_spaced, video_scores
+from v4d.models.base import VideoModel
 
 Grid = np.ndarray
 """Positions 0 to U*T-1 as an array `[U, T]`: place (u, t) shows what belonged to the position in it."""
@@ -45,3 +53,92 @@ def order_positions(order: str, units: int, frames: int, *, seed: int = 0, video
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     grid = np.arange(units * frames).reshape(units, frames)
     return ORDERS[order](grid, rng)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model and how it is shown a video.
+
+    The scores of a video are means over crops of Algorithm 1's. They are accumulated in float64, so that
+    the order of the crops does not matter.
+    """
+
+    model: VideoModel
+    orders: tuple[str, ...]
+    """Keys of `ORDERS`."""
+    unit_counts: tuple[int, ...] = ()
+    """Numbers of units, evenly spaced, to score the middle crop with as well."""
+    combinations: bool = True
+    """All combinations of units, or one pass over evenly spaced ones; as `chunk`, see `video_scores`."""
+    chunk: int = 64
+    bf16: bool = False
+    seed: int = 0
+    """Of the order `units_shuffled`."""
+
+    def __call__(
+        self, frames_NVUTHWC: Tensor, video_ids: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+        """Score uint8 frames on the device that computes.
+
+        Returns:
+            Probabilities `[N, K]` float32 by order, and by number of units for the middle crop alone.
+
+        Raises:
+            V4DError: scores that are no numbers, as of a training that has diverged.
+        """
+        totals: dict[str, Tensor] = {}
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        by_units: dict[int, Tensor] = {}
+        crops, units = frames_NVUTHWC.shape[1:3]
+        for crop in range(crops):
+            x = normalise(frames_NVUTHWC[:, crop], self.model.input, dtype)
+            for order in self.orders:
+                scores = self._scores(reordered(x, order, video_ids, self.seed))
+                totals[order] = totals[order] + scores if crop else scores
+                if crop == crops // 2 and order == "normal":
+                    by_units[units] = scores
+            if crop == crops // 2:
+                for count in set(self.unit_counts) - {units}:
+                    by_units[count] = self._scores(x[:, evenly_spaced(units, count)])
+        mean = {order: _to_host(total / crops, video_ids) for order, total in totals.items()}
+        return mean, {count: _to_host(by_units[count], video_ids) for count in self.unit_counts}
+
+    def _scores(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            scores = video_scores(self.model, x, combinations=self.combinations, chunk=self.chunk)
+        return scores.double()
+
+
+def unit_counts(units_trained: int, units: int) -> tuple[int, ...]:
+    """Numbers of units to measure the accuracy of: the trained one, doubled, up to that of the test."""
+    counts = []
+    count = units_trained
+    while count < units:
+        counts.append(count)
+        count *= 2
+    return (*counts, units)
+
+
+def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Tensor:
+    """Show each video's frames `[N, U, C, T, H, W]` in another order."""
+    if order == "normal":
+        return x
+    units, frames = x.shape[1], x.shape[3]
+    result = torch.empty_like(x)
+    for number, video_id in enumerate(video_ids):
+        grid = order_positions(order, units, frames, seed=seed, video_id=video_id)
+        # A unit's frames stay together, so the order of units and the order inside them say it all.
+        unit_order = torch.as_tensor(grid[:, 0] // frames)
+        frame_order = torch.as_tensor(np.ascontiguousarray(grid[0] % frames))
+        result[number] = x[number][unit_order][:, :, frame_order]
+    return result
+
+
+def _to_host(scores: Tensor, video_ids: Sequence[str]) -> np.ndarray:
+    """As float32; refuses NaN: comparisons with it are False, so every video would count as correct."""
+    host = scores.float().cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(host).all(1))
+    if len(bad):
+        raise V4DError(f"video {video_ids[bad[0]]}: the network's scores are not finite; are its weights?")
+    return host

@@ -3,26 +3,25 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from v4d.models.registry import MODELS, Architecture
+from v4d.models.registry import MODELS, Architecture, create_model
 
 if TYPE_CHECKING:
+    from v4d.models.base import InputSpec, VideoModel
     from v4d.models.conv4d import Conv4d, conv4d
     from v4d.models.cost import gmac, parameter_count, stage_costs
-    from v4d.models.factory import ARCHS, PRESETS, create_model
     from v4d.models.freezing import freeze, unfreeze
     from v4d.models.imagenet import load_imagenet
     from v4d.models.released import load_released
     from v4d.models.v4d import VideoNet
 
 _HOMES = {
+    "InputSpec": "base",
+    "VideoModel": "base",
     "Conv4d": "conv4d",
     "conv4d": "conv4d",
     "gmac": "cost",
     "parameter_count": "cost",
     "stage_costs": "cost",
-    "ARCHS": "factory",
-    "PRESETS": "factory",
-    "create_model": "factory",
     "freeze": "freezing",
     "unfreeze": "freezing",
     "load_imagenet": "imagenet",
@@ -31,11 +30,11 @@ _HOMES = {
 }
 
 __all__ = [
-    "ARCHS",
     "MODELS",
-    "PRESETS",
     "Architecture",
     "Conv4d",
+    "InputSpec",
+    "VideoModel",
     "VideoNet",
     "conv4d",
     "create_model",

@@ -8,40 +8,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from v4d.errors import V4DError
-from v4d.models.factory import create_model
+from v4d.models.base import VideoModel
+from v4d.models.registry import create_model
 from v4d.utils.files import atomic_path
 
 FORMAT = 1
+FRAME_STRIDE = 8
+"""Source frames from one frame of a unit to the next where a file does not say it: as the authors trained."""
 _PARTS = {"architecture": dict, "model": Mapping, "classes": list, "info": dict}
 
 
 @dataclass(frozen=True)
-class SavedModel:
-    """What `load_model` gives back.
+class LoadedModel:
+    """A network with its weights, in evaluation mode, and what its file says of it."""
 
-    `architecture` holds the arguments of `create_model`; `classes` the names by class index; `info`
-    what training knew: "stage" (the stage's settings, e.g. its frame stride), "dataset_fingerprint",
-    "clips" and "frames" (how videos were prepared), "mlflow_run_id".
-    """
-
-    model: nn.Module
+    path: Path
+    model: VideoModel
     architecture: dict[str, Any]
+    """The arguments of `create_model`."""
     classes: list[str]
+    """Names by class index."""
     info: dict[str, Any]
+    """What training knew: "stage" (its settings), "dataset_fingerprint", "clips", "frames" and "testing" (how
+    videos are prepared and tested), "mlflow_run_id"; empty for weights of others."""
+    frame_stride: int
+    """Source frames from one frame of a unit to the next."""
+
+    @property
+    def units(self) -> int:
+        """Units of a video in training (U)."""
+        return self.architecture["units"]
+
+    @property
+    def frames(self) -> int:
+        """Frames of a unit (T)."""
+        return self.architecture["frames"]
 
 
 def save_model(
     path: str | Path,
-    model: nn.Module,
+    model: VideoModel,
     *,
     architecture: dict[str, Any],
     classes: list[str],
     info: dict[str, Any],
 ) -> None:
-    """Write a network's weights and description; whole or not at all."""
+    """Write a network's weights and description, as in `LoadedModel`; whole or not at all.
+
+    Raises:
+        V4DError: the disk is full or the folder cannot be written.
+    """
     document = {
         "format": FORMAT,
         "model": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
@@ -52,8 +70,13 @@ def save_model(
     write_weights(path, document)
 
 
-def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> SavedModel:
-    """Build the network in a file written by `save_model`, or in a checkpoint of its training, in eval mode.
+def load_model(
+    path: str | Path, *, device: str | torch.device = "cpu", frame_stride: int | None = None
+) -> LoadedModel:
+    """Build the network in a file written by `save_model`, or in a checkpoint of its training.
+
+    Args:
+        frame_stride: for a file that does not say it; None for the network's own, or 8.
 
     Raises:
         V4DError: no such file, not such a file, a damaged one, or one that would run code when loaded.
@@ -70,10 +93,18 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu") -> Saved
             raise V4DError(f"{path} is no finished v4d model: {part} missing or of another kind")
     model = _network(path, document)
     model.to(device).eval()
-    return SavedModel(model, document["architecture"], document["classes"], document["info"])
+    info = document["info"]
+    stride = stride_of(model, info, frame_stride)
+    return LoadedModel(Path(path), model, document["architecture"], document["classes"], info, stride)
 
 
-def _network(path: str | Path, document: dict[str, Any]) -> nn.Module:
+def stride_of(model: VideoModel, info: Mapping[str, Any], given: int | None) -> int:
+    """Source frames from one frame of a unit to the next: the file's, else as given, else the network's."""
+    said = info.get("stage", {}).get("frame_stride")
+    return said or given or model.input.frame_stride or FRAME_STRIDE
+
+
+def _network(path: str | Path, document: dict[str, Any]) -> VideoModel:
     """The network that a document describes, with its weights."""
     try:
         model = create_model(**document["architecture"])

@@ -62,7 +62,7 @@ def _tap_gradient(x: Tensor, grad: Tensor, offset: int) -> Tensor:
     return given.t() @ seen
 
 
-def conv3d(x_NCDHW: Tensor, weight: Tensor, stride: int, padding: tuple[int, int, int]) -> Tensor:
+def conv3d(x_NCDHW: Tensor, weight: Tensor, stride: int, padding: tuple[int, ...]) -> Tensor:
     """As `F.conv3d`, with a stride over (H, W) only."""
     if not _conv3d_is_right(x_NCDHW):
         return conv3d_by_planes(x_NCDHW, weight, stride, padding)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from v4d.errors import V4DError
 from v4d.models.checkpoint import first_difference
+from v4d.models.registry import RESNETS
 from v4d.models.state_dict_names import fitted, foreign_names, plain_state_dict
 from v4d.models.v4d import VideoNet
 
@@ -26,7 +27,7 @@ def load_imagenet(model: VideoNet, source: str | Path | Mapping[str, Any] = "ima
     Raises:
         V4DError: no weights for this architecture, no network, no such file, or tensors that do not fit.
     """
-    content = _download(model.spec["arch"]) if source == "imagenet" else source
+    content = _download(model) if source == "imagenet" else source
     given, prefix = plain_state_dict(content)
     label = source if isinstance(source, str | Path) else "the state dict"
     names = foreign_names(model, with_blocks4d=False)
@@ -50,10 +51,10 @@ def _inflated(value: Tensor, own: Tensor) -> Tensor:
     return value.unsqueeze(2).expand(-1, -1, times, -1, -1) / times
 
 
-def _download(arch: str) -> dict[str, Tensor]:
-    depth = arch.split("_")[1].removesuffix("pp")
+def _download(model: VideoNet) -> Mapping[str, Tensor]:
+    depth = RESNETS[model.spec["arch"]].backbone
     if depth not in ("resnet18", "resnet50"):
-        raise V4DError(f"there are no ImageNet weights for {arch}; train it from scratch")
+        raise V4DError(f"there are no ImageNet weights for {model.spec['arch']}; train it from scratch")
     import torchvision  # a second that only those who want these weights should wait
 
     weights = torchvision.models.get_model_weights(depth).IMAGENET1K_V1

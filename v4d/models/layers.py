@@ -16,7 +16,7 @@ class FrameConv(nn.Conv2d):
     def __init__(self, channels: int, out_channels: int, size: int, stride: int = 1):
         super().__init__(channels, out_channels, size, stride, padding=size // 2, bias=False)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         return super().forward(x)
 
 
@@ -26,7 +26,7 @@ class TimeConv(nn.Conv2d):
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, (3, 1), padding=(1, 0), bias=False)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         height, width = x.shape[2:]
         return regroup(conv_rows(regroup(x, frames, height * width), self.weight, 1), height, width)
 
@@ -37,8 +37,8 @@ class SpaceTimeConv(nn.Conv3d):
     def __init__(self, channels: int, out_channels: int, stride: int = 1):
         super().__init__(channels, out_channels, 3, (1, stride, stride), padding=1, bias=False)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        y = conv3d(regroup(x, frames, *x.shape[2:]), self.weight, self.stride[1], self.padding)
+    def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
+        y = conv3d(regroup(x, frames, *x.shape[2:]), self.weight, self.stride[1], (1, 1, 1))
         return regroup(y, *y.shape[3:])
 
 
@@ -49,6 +49,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, temporal: bool):
         super().__init__()
+        self.conv1: nn.Module
+        self.conv2: nn.Module
         if temporal:
             self.conv1, self.conv2 = SpaceTimeConv(channels, width, stride), SpaceTimeConv(width, width)
         else:
@@ -127,6 +129,10 @@ class Residual4D(nn.Module):
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
         return self.merge(x, self.conv(x, units, frames))
+
+    def taps(self, x: Tensor, frames: int, first: int, last: int) -> list[Tensor]:
+        """See `MixingStep` (`v4d.models.base`)."""
+        return self.conv.taps(x, frames, first, last)
 
     def merge(self, x: Tensor, convolved: Tensor) -> Tensor:
         """Add the finished convolution to the block's input."""

@@ -1,6 +1,6 @@
-"""The one place where units and frames are folded into the batch, and unfolded again.
+"""The one place where units and frames are folded into the batch.
 
-Legend for all of `v4d.models`: N videos, U action units, C channels, T frames of a unit, H, W.
+Legend: as in `v4d.models.base`.
 
 Inside the network a tensor is `[N*U*T, C, H, W]` and lies in memory as `N U T H W C` (channels last).
 Every kernel whose extent is 1 over some neighbouring dimensions can treat these as one, so a
@@ -18,11 +18,6 @@ def fold(x_NUCTHW: Tensor) -> Tensor:
     else one copy.
     """
     return regroup(x_NUCTHW.transpose(1, 2), *x_NUCTHW.shape[4:])
-
-
-def unfold(x: Tensor, units: int, frames: int) -> Tensor:
-    """The inverse of `fold`: `[N*U*T, C, H, W]` -> `[N, U, C, T, H, W]`, a view."""
-    return regroup(x, units, frames, *x.shape[2:]).transpose(1, 2)
 
 
 def regroup(x: Tensor, *sizes: int) -> Tensor:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ def _plain_gradients() -> Iterator[None]:
 @contextmanager
 def _tf32() -> Iterator[None]:
     """cuDNN's convolutions in TF32. (Not by `cudnn.flags`, which fails where this setting has been used.)"""
-    setting = torch.backends.cudnn.conv
+    setting: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "tf32"
     try:

@@ -7,14 +7,14 @@ convolution over (U, T, H*W) (Kinetics), or `(S, O, C, P, Q, R)` (Mini-Kinetics,
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from v4d.errors import V4DError
 from v4d.models.checkpoint import first_difference
-from v4d.models.factory import create_model
+from v4d.models.registry import create_model
 from v4d.models.state_dict_names import fitted, foreign_names, plain_state_dict
 from v4d.models.v4d import VideoNet
 from v4d.utils.files import read_json
@@ -43,7 +43,8 @@ def load_released(
     architecture = _architecture(given, prefix, source)
     if frames is None:
         frames = 8 if architecture["num_classes"] == 400 else 4
-    model = create_model(**architecture, units=units, frames=frames, blocks=blocks)
+    places = None if blocks is None else {stage: list(positions) for stage, positions in blocks.items()}
+    model = cast(VideoNet, create_model(**architecture, units=units, frames=frames, blocks=places))
     names = foreign_names(model, with_blocks4d=True)
     wanted = {f"{prefix}base_model.{theirs}": ours for ours, theirs in names.items()}
     wanted |= {f"{prefix}new_fc.{kind}": f"fc.{kind}" for kind in ("weight", "bias")}

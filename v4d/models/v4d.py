@@ -1,20 +1,20 @@
-"""I3D-S and V4D: one class, built from a table of stages and the places of 4D blocks."""
+"""I3D-S, TSN and V4D: one class, built from a table of backbones and the places of 4D blocks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from v4d.models.freezing import frozen_modules
+from v4d.models.base import BatchNorm, VideoModel
 from v4d.models.layers import BasicBlock, Bottleneck, Residual4D
 from v4d.models.layout import channels_last, fold, regroup
-from v4d.models.numerics import check_device
-
-STAGES = ("res2", "res3", "res4", "res5")
+from v4d.models.registry import DEPTHS, RESNETS, STAGES, Places, places_of_blocks
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,36 @@ class Backbone:
     """A table of I3D-S (section 3.3 and table 1 of the paper); no stage strides over time."""
 
     block: type[BasicBlock] | type[Bottleneck]
-    depths: tuple[int, int, int, int]  # residual blocks in res2..res5
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    """Channels of the 3x3 convolutions in res2 to res5."""
     stem_size: int = 7
-    temporal: tuple[bool, bool, bool, bool] = (False, False, True, True)  # kernels over time in the stage
+    """Height and width of the first kernel."""
+    temporal: tuple[bool, bool, bool, bool] = (False, False, True, True)
+    """Whether a stage has kernels over time."""
 
 
 @dataclass(frozen=True)
 class Preset:
     """Where the paper and the released code differ."""
 
-    batch_norm: bool  # in the residual 4D blocks
-    zero_init: bool  # of the 4D kernels
-    unit_dropout: bool  # a mask a unit, scores averaged; else one mask on the video's features
+    batch_norm: bool
+    """In the residual 4D blocks."""
+    zero_init: bool
+    """Of the 4D kernels."""
+    unit_dropout: bool
+    """A mask a unit, scores averaged; else one mask on the video's features."""
+
+
+BACKBONES = {
+    "resnet18": Backbone(BasicBlock),
+    "resnet50": Backbone(Bottleneck),
+    # For demonstrations on a CPU, trained from nothing on clips of about 56 pixels.
+    "tiny": Backbone(BasicBlock, (16, 32, 64, 128), stem_size=3),
+}
+PRESETS = {
+    "paper": Preset(batch_norm=True, zero_init=True, unit_dropout=False),
+    "released": Preset(batch_norm=False, zero_init=False, unit_dropout=True),
+}
 
 
 class Stem(nn.Module):
@@ -63,6 +80,10 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.blocks4d = nn.ModuleDict({str(position): block for position, block in blocks4d.items()})
 
+    def places(self) -> dict[str, Residual4D]:
+        """The 4D blocks by position."""
+        return dict(self.blocks4d.items())  # type: ignore[arg-type]
+
     def steps(self) -> list[nn.Module]:
         """All blocks in the order of computation."""
         result = []
@@ -73,37 +94,39 @@ class Stage(nn.Module):
         return result
 
 
-class VideoNet(nn.Module):
+class VideoNet(VideoModel):
     """I3D-S with residual 4D blocks: V4D, or without any of them I3D-S and (with several units) TSN.
 
     x `[N, U, C, T, H, W]`, normalised, any H and W -> logits `[N, num_classes]`.
-    Made by `create_model`; `spec` holds the arguments that make it again.
     """
 
-    def __init__(self, backbone: Backbone, preset: Preset, places: dict[str, tuple[int, ...]], spec: dict):
-        super().__init__()
-        self.spec = spec
-        self.units, self.frames, self.num_classes = spec["units"], spec["frames"], spec["num_classes"]
-        self.gradient_checkpointing = False
-        self.frozen: set[str] = set()  # see `freezing`
-        self._unit_dropout = preset.unit_dropout
+    gradient_checkpointing = False
+
+    def __init__(
+        self, *, arch: str, preset: str, blocks: Places | None, kernel: Any, dropout: float, **shape: Any
+    ):
+        network, rules = RESNETS[arch], PRESETS[preset]
+        places, kernel = places_of_blocks(arch, preset, blocks), tuple(network.kernel or kernel)
+        options = {"preset": preset, "blocks": places, "kernel": kernel, "dropout": float(dropout)}
+        super().__init__(arch=arch, **shape, **options)
+        backbone = BACKBONES[network.backbone]
+        self._unit_dropout = rules.unit_dropout
         self.stem = Stem(backbone.widths[0], backbone.stem_size)
         channels = backbone.widths[0]
-        for index, (name, depth, width) in enumerate(
-            zip(STAGES, backbone.depths, backbone.widths, strict=True)
-        ):
-            blocks = []
+        for index, (name, depth) in enumerate(zip(STAGES, DEPTHS[network.backbone], strict=True)):
+            residual: list[nn.Module] = []
             for number in range(depth):
                 stride = 2 if number == 0 and index > 0 else 1
-                blocks.append(backbone.block(channels, width, stride, backbone.temporal[index]))
+                width = backbone.widths[index]
+                residual.append(backbone.block(channels, width, stride, backbone.temporal[index]))
                 channels = width * backbone.block.expansion
             blocks4d = {
-                position: Residual4D(channels, spec["kernel"], preset.batch_norm, preset.zero_init)
+                position: Residual4D(channels, kernel, rules.batch_norm, rules.zero_init)
                 for position in places.get(name, ())
             }
-            self.add_module(name, Stage(blocks, blocks4d))
-        self.dropout = nn.Dropout(spec["dropout"])
-        self.fc = nn.Linear(channels, spec["num_classes"])
+            self.add_module(name, Stage(residual, blocks4d))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, self.num_classes)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -114,39 +137,73 @@ class VideoNet(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
 
-    def train(self, mode: bool = True) -> "VideoNet":
-        """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
-        super().train(mode)
-        for module in frozen_modules(self):
-            module.training = False
-        return self
-
-    def steps(self) -> list[nn.Module]:
-        """Stem and blocks in the order of computation, each called with `(x, units, frames)`."""
-        return [step for steps in self.stages().values() for step in steps]
-
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """The steps by the name of their stage, the stem's as `conv1`."""
-        return {"conv1": [self.stem], **{name: getattr(self, name).steps() for name in STAGES}}
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The residual stages by name, in the order of computation."""
+        return {name: getattr(self, name) for name in STAGES}
 
     def blocks4d(self) -> dict[str, Residual4D]:
         """The residual 4D blocks by place (`"res3.2"`)."""
         return {
             f"{name}.{position}": block
-            for name in STAGES
-            for position, block in getattr(self, name).blocks4d.items()
+            for name, stage in self.stages.items()
+            for position, block in stage.places().items()
         }
+
+    def unit_steps(self) -> list[nn.Module]:
+        """Stem and blocks in the order of computation."""
+        return [self.stem, *(step for stage in self.stages.values() for step in stage.steps())]
+
+    def freezable(self) -> dict[str, list[nn.Module]]:
+        """What the paper's training stages hold fixed.
+
+        - `blocks4d_zero`: the residual 4D blocks, each made the identity first (kernel zero, batch norm new);
+        - `backbone`: everything but the 4D blocks and the classifier, batch norm statistics included;
+        - `batchnorm`: all batch norm layers of the backbone, statistics, weights and biases.
+        """
+        blocks = [block for stage in self.stages.values() for block in stage.blocks]
+        backbone = [self.stem, *blocks, self.dropout]
+        norms: list[nn.Module] = [m for part in backbone for m in part.modules() if isinstance(m, BatchNorm)]
+        return {"blocks4d_zero": [*self.blocks4d().values()], "backbone": backbone, "batchnorm": norms}
+
+    def before_freezing(self, what: str) -> None:
+        """`blocks4d_zero` makes each 4D block the identity."""
+        if what == "blocks4d_zero":
+            for block in self.blocks4d().values():
+                block.reset_to_identity()
+
+    def new_in_init(self) -> dict[str, str]:
+        """The classifier and the 4D blocks."""
+        return super().new_in_init() | {f"{stage}.blocks4d.": "4D blocks" for stage in self.spec["blocks"]}
+
+    def load_image_weights(self, source: str | Path | Mapping[str, Any]) -> None:
+        """Inflate a 2D ResNet of torchvision; see `v4d.models.imagenet`."""
+        from v4d.models.imagenet import load_imagenet  # needs this class
+
+        load_imagenet(self, source)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Stem (`conv1`), stages, their 4D blocks one by one, classifier."""
+        parts: dict[str, list[nn.Module]] = {"conv1": [self.stem]}
+        for name, stage in self.stages.items():
+            parts[name] = [*stage.blocks]
+            parts |= {f"{name}.{position} 4D": [block] for position, block in stage.places().items()}
+        return parts | {"head": [self.fc]}
 
     def forward_features(self, x_NUCTHW: Tensor) -> Tensor:
         """Activations in front of the pooling: `[N*U*T, C', H/32, W/32]`, channels last."""
         units, frames = x_NUCTHW.shape[1], x_NUCTHW.shape[3]
         x = fold(x_NUCTHW)
-        for step in self.steps():
+        for step in self.unit_steps():
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = _checkpointed(step, x, units, frames)
             else:
                 x = step(x, units, frames)
         return x
+
+    def unit_logits(self, features: Tensor, frames: int) -> Tensor:
+        """Logits of each unit by its own features: `[M*T, C', h, w]` -> `[M, num_classes]`."""
+        return self.fc(self.pool(features, frames))
 
     def pool(self, features: Tensor, frames: int) -> Tensor:
         """Mean over space and time: `[N*U*T, C', h, w]` -> `[N*U, C']`."""
@@ -164,14 +221,7 @@ class VideoNet(nn.Module):
         features = self.forward_features(x_NUCTHW)
         return self.head(features, x_NUCTHW.shape[1], x_NUCTHW.shape[3])
 
-    def _apply(self, fn, recurse=True):
-        """Whatever brings the network to a GPU comes through here: have its convolutions checked, once."""
-        super()._apply(fn, recurse)
-        if self.fc.weight.is_cuda:
-            check_device(self.fc.weight.device)
-        return self
-
-    def to(self, *args, **kwargs):
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `nn.Module.to`. A `memory_format` changes nothing: the network always works channels last.
 
         (PyTorch's own would fail at the 3x3x3 kernels, which have no `torch.channels_last`.)
@@ -182,12 +232,13 @@ class VideoNet(nn.Module):
 
 def _checkpointed(step: nn.Module, x: Tensor, units: int, frames: int) -> Tensor:
     """The step, with its activations computed again in the backward pass."""
-    if torch.compiler.is_compiling():  # then a batch is counted once by itself, and contexts are refused
+    if torch.compiler.is_compiling():
+        # Under torch.compile batch norm statistics are updated once anyway, and context_fn is unsupported.
         return checkpoint(step, x, units, frames, use_reentrant=False)
     return checkpoint(step, x, units, frames, use_reentrant=False, context_fn=partial(_contexts, step))
 
 
-def _contexts(step: nn.Module):
+def _contexts(step: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What surrounds a checkpointed step: nothing at first, quiet batch norms when it is repeated."""
     return nullcontext(), _quiet_batch_norms(step)
 
@@ -195,7 +246,7 @@ def _contexts(step: nn.Module):
 @contextmanager
 def _quiet_batch_norms(step: nn.Module) -> Iterator[None]:
     """Let batch norms use a batch's statistics without counting them again."""
-    norms = [m for m in step.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    norms: list[Any] = [m for m in step.modules() if isinstance(m, BatchNorm) and m.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

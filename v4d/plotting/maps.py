@@ -1,19 +1,23 @@
 """Activation maps as something to look at: a contact sheet of all units, or a video.
 
 Legend: U units, T frames of a unit, H, W of the frames, h, w of the maps.
+
+`maps` are the contributions of places to a class's logit, float32 `[U, T, h, w]`; a unit's share is the sum
+of its own.
 """
 
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from v4d.errors import V4DError
-from v4d.evaluation.explain import ActivationMaps
 from v4d.plotting.style import PICTURES, STYLE
 from v4d.utils.files import atomic_path
 
@@ -38,13 +42,13 @@ def check_suffix(path: Path) -> None:
         )
 
 
-def overlaid(frames_UTHWC: np.ndarray, maps: ActivationMaps) -> np.ndarray:
+def overlaid(frames_UTHWC: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Frames with the evidence for the class over them, uint8 `[U, T, H, W, 3]`.
 
     Red for, blue against; one scale for the whole video, so that units and frames can be compared.
     """
     units, frames, height, width, _ = frames_UTHWC.shape
-    flat = maps.contributions.float().cpu().flatten(0, 1)[:, None]
+    flat = torch.from_numpy(maps).flatten(0, 1)[:, None]
     heat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)[:, 0].numpy()
     heat = heat / max(float(np.abs(heat).max()), 1e-12)
     colours = matplotlib.colormaps["RdBu_r"]((heat + 1) / 2)[..., :3] * 255
@@ -56,14 +60,14 @@ def overlaid(frames_UTHWC: np.ndarray, maps: ActivationMaps) -> np.ndarray:
 
 
 @matplotlib.rc_context(STYLE)
-def contact_sheet(frames_UTHWC: np.ndarray, maps: ActivationMaps, title: str, seconds: np.ndarray) -> Figure:
+def contact_sheet(frames_UTHWC: np.ndarray, maps: np.ndarray, title: str, seconds: np.ndarray) -> Figure:
     """A row a unit, its frames from left to right, and what it contributes to the class's logit."""
     pictures = overlaid(frames_UTHWC, maps)
     units, frames, height, width, _ = pictures.shape
     side = 1.15
     figure = Figure((1.9 + side * frames * width / height, 0.9 + side * units), layout="constrained")
     grid = figure.subplots(units, frames + 1, width_ratios=[1.3] + [width / height] * frames, squeeze=False)
-    shares = maps.units.cpu().numpy()
+    shares = _shares(maps)
     limit = max(float(np.abs(shares).max()), 1e-12)
     for unit, row in enumerate(grid):
         colour = "#b2182b" if shares[unit] >= 0 else "#2166ac"
@@ -80,7 +84,7 @@ def contact_sheet(frames_UTHWC: np.ndarray, maps: ActivationMaps, title: str, se
     return figure
 
 
-def write_video(path: Path, frames_UTHWC: np.ndarray, maps: ActivationMaps, title: str, rate: float) -> None:
+def write_video(path: Path, frames_UTHWC: np.ndarray, maps: np.ndarray, title: str, rate: float) -> None:
     """All frames that the network saw, one after the other, with their maps and a bar a unit below.
 
     Raises:
@@ -94,9 +98,9 @@ def write_video(path: Path, frames_UTHWC: np.ndarray, maps: ActivationMaps, titl
     with atomic_path(path) as temporary:
         try:
             with av.open(str(temporary), "w") as container:
-                stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
+                stream: Any = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
                 stream.pix_fmt = "yuv420p"
-                images = list(_composed(pictures, maps.units.cpu().numpy(), header))
+                images = list(_composed(pictures, _shares(maps), header))
                 stream.height, stream.width = images[0].shape[:2]
                 for image in images:
                     for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
@@ -105,6 +109,11 @@ def write_video(path: Path, frames_UTHWC: np.ndarray, maps: ActivationMaps, titl
                     container.mux(packet)
         except av.FFmpegError as error:
             raise V4DError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _shares(maps: np.ndarray) -> np.ndarray:
+    """What each unit contributes, `[U]`."""
+    return maps.sum((1, 2, 3))
 
 
 def _composed(pictures: np.ndarray, shares: np.ndarray, header: np.ndarray) -> Iterator[np.ndarray]:

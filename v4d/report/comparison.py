@@ -18,9 +18,8 @@ from v4d.config import Config
 from v4d.data.index import dataset_info
 from v4d.datasets.published import published_dataset, published_results
 from v4d.errors import V4DError
-from v4d.evaluation.pieces import test_folder
+from v4d.evaluation.metrics import mcnemar
 from v4d.evaluation.predictions import read_columns
-from v4d.evaluation.significance import mcnemar
 from v4d.utils.files import atomic_path, read_json, write_text
 
 COLUMNS = [
@@ -69,14 +68,14 @@ def compare(config: Config) -> Comparison:
         dataset=info["name"],
         models=models_table(results),
         published=published_results(published_dataset(config, info["classes"])),
-        significance=significance({name: test_folder(config, name) for name in config.models}),
+        significance=significance({name: config.paths.test(name) for name in config.models}),
         results=results,
     )
 
 
 def _result(config: Config, name: str, fingerprint: str) -> dict[str, Any]:
     """metrics.json of a model's test, which has to be one of this data: accuracies of two never mix."""
-    path = test_folder(config, name) / "metrics.json"
+    path = config.paths.test_metrics(name)
     result = read_json(path)
     lacking = [key for key in NEEDED if not isinstance(result, dict) or key not in result]
     if lacking:

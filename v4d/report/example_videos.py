@@ -15,7 +15,6 @@ from v4d.config import Config
 from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
-from v4d.evaluation.pieces import test_folder
 from v4d.evaluation.predictions import read_columns
 
 THUMBNAIL_HEIGHT = 72
@@ -36,7 +35,7 @@ class Sample:
 
 def samples(config: Config, model_name: str, result: dict[str, Any], classes: list[str], count: int = 3):
     """`count` right ones of different classes, if there are, and the `count` most confident mistakes."""
-    path = test_folder(config, model_name) / "predictions.parquet"
+    path = config.paths.predictions(model_name)
     columns = ["video_id", "label", "class_index", "part", "confidence", "label_rank"]
     table = read_columns(path, columns).to_pandas()
     right = table[table["label_rank"] == 0].sample(frac=1, random_state=config.seed)

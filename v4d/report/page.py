@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from v4d import __version__
 from v4d.config import Config, config_sha
 from v4d.data.index import class_names, dataset_info
-from v4d.evaluation.pieces import test_folder
 from v4d.plotting import curves, plots
 from v4d.plotting.style import DPI, save
 from v4d.report import tables as facts
@@ -159,7 +158,7 @@ def model_section(
     config: Config, name: str, result: dict[str, Any], classes: list[str], figures: dict[str, Picture]
 ) -> dict[str, Any]:
     """A model's part of the page."""
-    folder = test_folder(config, name)
+    folder = config.paths.test(name)
     right, wrong = samples(config, name, result, classes)
     drawn = {part: folder / f"{part}.png" for part in ("confusion", "per_class", "reliability")}
     return {

@@ -8,7 +8,6 @@ import pandas as pd
 import yaml
 
 from v4d.config import Config, ModelConfig
-from v4d.evaluation.pieces import test_folder
 from v4d.tracking import mlflow_client
 from v4d.utils.files import read_json
 
@@ -23,7 +22,7 @@ def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
 
 def confused_classes(config: Config, model_name: str, count: int = 10) -> pd.DataFrame:
     """The most confused pairs of a model's test."""
-    path = test_folder(config, model_name) / "confused.csv"
+    path = config.paths.test(model_name) / "confused.csv"
     if not path.exists():
         return pd.DataFrame()
     # Names are text, also those of classes called "007" or "nan".
@@ -49,7 +48,7 @@ def cost_table(config: Config) -> pd.DataFrame:
         for stage in training_stages(config, model):
             benchmark = f"train/{model.name}/{stage['stage']}.tsv"
             rows.append(_model_row(config, f"train {model.name}: {stage['stage']}", stage, benchmark))
-        metrics = test_folder(config, model.name) / "metrics.json"
+        metrics = config.paths.test_metrics(model.name)
         if metrics.exists():
             rows.append(
                 _model_row(config, f"test {model.name}", read_json(metrics), f"test/{model.name}.tsv")

@@ -402,7 +402,8 @@ def _log_model(uri: str, run_id: str, path: Path) -> None:
 
     saved = load_model(path)
     size = saved.info["stage"]["training"]["crop"]["size"]
-    example = torch.zeros(2, saved.architecture["units"], 3, saved.architecture["frames"], size, size)
+    channels = saved.model.input.channels
+    example = torch.zeros(2, saved.units, channels, saved.frames, size, size)
     with torch.inference_mode():
         signature = mlflow.models.infer_signature(example.numpy(), saved.model(example).numpy())
     mlflow.set_tracking_uri(uri)

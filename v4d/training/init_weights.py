@@ -10,55 +10,56 @@ import torch
 from v4d.checkpoints import load_any
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.errors import V4DError
+from v4d.models.base import VideoModel
 from v4d.models.checkpoint import read_weights
-from v4d.models.imagenet import load_imagenet
-from v4d.models.v4d import VideoNet
+from v4d.models.export import SUFFIX
 
 
 def initial_weights(config: Config, model: ModelConfig, stage: StageConfig) -> str | Path:
     """What a stage's `init` names: "imagenet", "scratch" or a file, which is not opened here."""
     if stage.init == "previous":
-        before = model.stages[model.stages.index(stage) - 1]
-        return config.results / model.name / before.name / "final.pt"
+        return config.paths.final_weights(model.name, model.before(stage)[-1].name)
     return stage.init if stage.init in ("imagenet", "scratch") else Path(stage.init)
 
 
-def load_initial(model: VideoNet, source: str | Path, classes: Sequence[str]) -> str:
-    """Start from "imagenet", or from a file: a finished model, a checkpoint, a released one, or a 2D ResNet.
+def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) -> str:
+    """Start from "imagenet", or from a file: a finished model, a checkpoint, a released one, or a 2D network.
 
-    The classifier is taken over where the file's classes are these `classes`, a 4D block where the file has
-    it with the same kernel; else they stay as they are made.
+    The classifier is taken over where the file's classes are these `classes`; of what else may stay new
+    (`VideoModel.new_in_init`: 4D blocks), what the file has in the same shape.
 
     Returns:
         What stays new, in words; empty where nothing does.
 
     Raises:
-        V4DError: no such file, or a weight of the backbone is missing or has another shape.
+        V4DError: no such file, or another weight is missing or has another shape.
     """
+    may_be_new = model.new_in_init()
     if source == "imagenet" or _is_2d(Path(source)):
-        load_imagenet(model, source)
-        return "classifier" + (" and 4D blocks" if model.blocks4d() else "")
-    finished = load_any(Path(source))
-    if not isinstance(finished.model, VideoNet):
+        model.load_image_weights(source)
+        return " and ".join(dict.fromkeys(may_be_new.values()))
+    if Path(source).suffix == SUFFIX:
         raise V4DError(f"init: {source} is an exported program; give the checkpoint that it was made from")
+    finished = load_any(Path(source))
     weights = finished.model.state_dict()
     if list(finished.classes) != list(classes):
-        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+        classifier = f"{finished.model.classifier}."
+        weights = {name: value for name, value in weights.items() if not name.startswith(classifier)}
     own = model.state_dict()
     fitting = {n: v for n, v in weights.items() if n in own and own[n].shape == v.shape}
     left = [name for name in own if name not in fitting]
-    wrong = next((name for name in left if "blocks4d" not in name and not name.startswith("fc.")), None)
+    wrong = next((name for name in left if not name.startswith(tuple(may_be_new))), None)
     if wrong:
         raise V4DError(
             f"init: {source} does not fit {model.spec['arch']}: {wrong} is missing or has another shape"
         )
     model.load_state_dict(own | fitting)
-    parts = {"fc.": "classifier", "blocks4d": "4D blocks"}
-    return " and ".join(words for part, words in parts.items() if any(part in name for name in left))
+    new = [words for prefix, words in may_be_new.items() if any(name.startswith(prefix) for name in left)]
+    return " and ".join(dict.fromkeys(new))
 
 
 def weights_digest(path: Path) -> str:
-    """Tells a file's weights from others, 16 hex digits: written anew, the same weights have the same.
+    """Tells the weights in a file from others, 16 hex digits; the same for the same weights in another file.
 
     Raises:
         V4DError: no such file, or no readable one.
@@ -66,7 +67,7 @@ def weights_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in _tensors(read_weights(path)):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -79,8 +80,8 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _is_2d(path: Path) -> bool:
-    """Whether a file is neither ours nor the authors': a bare ResNet, if anything."""
-    if path.suffix == ".pt2":
+    """Whether a file is neither ours nor the authors': a bare 2D network, if anything."""
+    if path.suffix == SUFFIX:
         return False
     content = read_weights(path)
     if not isinstance(content, dict) or "architecture" in content or "identity" in content:

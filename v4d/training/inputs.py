@@ -4,27 +4,33 @@ import torch
 
 from v4d.config import Config, StageConfig
 from v4d.data.index import records
-from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, train_loader
+from v4d.data.loader import (
+    ClipSpec,
+    Loader,
+    Share,
+    VideoRecord,
+    ViewSpec,
+    default_workers,
+    eval_loader,
+    train_loader,
+)
 from v4d.distributed.group import DistributedContext
 from v4d.errors import V4DError
 
 
 def training_batches(
-    stage: StageConfig, videos: list[VideoRecord], ranks: DistributedContext, seed: int
+    stage: StageConfig, videos: list[VideoRecord], context: DistributedContext, seed: int
 ) -> Loader:
     """This rank's share of every step, a batch a pass where a step accumulates several."""
     settings = stage.training
     return train_loader(
         videos,
-        units=stage.units,
-        frames=stage.frames,
-        frame_stride=stage.frame_stride,
+        _clip(stage),
         crop=settings.crop,
-        batch_size=settings.batch_size // (ranks.size * settings.accumulate),
+        batch_size=settings.batch_size // (context.size * settings.accumulate),
         accumulate=settings.accumulate,
-        rank=ranks.rank,
-        world_size=ranks.size,
-        workers=_workers(stage, ranks),
+        share=Share(context.rank, context.size),
+        workers=_workers(stage, context),
         seed=seed,
         bad_frames=settings.bad_frames,
         locality=settings.locality,
@@ -32,29 +38,30 @@ def training_batches(
     )
 
 
-def validation_batches(stage: StageConfig, videos: list[VideoRecord], ranks: DistributedContext) -> Loader:
+def validation_batches(stage: StageConfig, videos: list[VideoRecord], context: DistributedContext) -> Loader:
     """This rank's share of the validation videos, each once, one crop."""
     settings = stage.training
     return eval_loader(
         videos,
-        units=stage.units,
-        frames=stage.frames,
-        frame_stride=stage.frame_stride,
-        crop_size=settings.crop.size,
+        _clip(stage),
+        ViewSpec(settings.crop.size),
         views_axis=False,
-        batch_size=max(1, settings.batch_size // ranks.size),
-        rank=ranks.rank,
-        world_size=ranks.size,
-        workers=_workers(stage, ranks),
+        batch_size=max(1, settings.batch_size // context.size),
+        share=Share(context.rank, context.size),
+        workers=_workers(stage, context),
         decode_on=settings.decode_on,
     )
 
 
-def _workers(stage: StageConfig, ranks: DistributedContext) -> int:
+def _clip(stage: StageConfig) -> ClipSpec:
+    return ClipSpec(stage.units, stage.frames, stage.frame_stride)
+
+
+def _workers(stage: StageConfig, context: DistributedContext) -> int:
     """Loader processes: as configured, or what the cores allow; none beside processes that fill a CPU."""
     if stage.training.workers is not None:
         return stage.training.workers
-    return default_workers(torch.cuda.device_count()) if ranks.device.type == "cuda" else 0
+    return default_workers(torch.cuda.device_count()) if context.device.type == "cuda" else 0
 
 
 def steps_an_epoch(config: Config, stage: StageConfig) -> int:

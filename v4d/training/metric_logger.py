@@ -1,105 +1,125 @@
 """What people and the tracker see of a training: a line every few steps, a row an epoch."""
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import psutil
 import torch
 
+from v4d.config import TrainingConfig
 from v4d.data.loader import Loader
-from v4d.models.v4d import VideoNet
+from v4d.distributed.group import DistributedContext
 from v4d.tracking import Tracker
 from v4d.training.step import TrainState, TrainStep
-
-if TYPE_CHECKING:
-    from v4d.training.trainer import Trainer
 
 WAIT_WARNING = 0.2
 """Share of time spent waiting for data above which something should be changed."""
 
 
-class Reporter:
-    """Prints on rank 0 and logs; knows the time."""
+@dataclass(frozen=True)
+class RunInfo:
+    """What does not change while a stage is trained."""
 
-    def __init__(self, run: "Trainer", tracker: Tracker, position: TrainState):
-        self.run, self.tracker = run, tracker
-        self.title = f"{run.model_config.name} {run.stage.name}"
-        self.last = self.epoch_start = time.monotonic()
-        self.videos = 0.0  # of this epoch that this process has seen, which may have begun in its middle
-        self.begun = time.monotonic()
-        self.first = position.epoch + 0.0
+    title: str
+    """Model and stage, in front of every line."""
+    settings: TrainingConfig
+    context: DistributedContext
+    train_videos: int
+    """Number of training videos, over all ranks."""
+    val_videos: int
+    classes: int
+    epoch_offset: int = 0
+    """Epochs of the stages before: where this one's curves begin."""
+    step_offset: int = 0
+    """Optimiser steps of the stages before."""
+
+
+class MetricLogger:
+    """Prints on rank 0 and logs; measures the time."""
+
+    def __init__(self, run: RunInfo, tracker: Tracker, state: TrainState):
+        self.run, self.tracker, self.state = run, tracker, state
+        self.last = self.epoch_start = self.begun = time.monotonic()
+        self.videos = 0.0  # of this epoch in this process, which may have started in the middle of the epoch
+        self.first = self._epochs_done()
         self.warned = False
 
-    def started(self, model: VideoNet, position: TrainState) -> None:
-        settings = self.run.settings
-        where = f"epoch {position.epoch + 1}, step {position.step + 1}"
-        if self._part(position) == 1:
-            where = f"the validation of epoch {position.epoch + 1}"
+    def started(self) -> None:
+        """A line in front of the first step; the time runs from here."""
+        run, state = self.run, self.state
+        where = f"epoch {state.epoch + 1}, step {state.step + 1}"
+        if self._epochs_done() == state.epoch + 1:
+            where = f"the validation of epoch {state.epoch + 1}"
+        size = run.context.size
         self.say(
-            f"{len(self.run.train_videos)} training and {len(self.run.val_videos)} validation videos, "
-            f"{len(self.run.classes)} classes, batch {settings.batch_size} on "
-            + ("1 process" if self.run.ranks.size == 1 else f"{self.run.ranks.size} processes")
-            + (f"; goes on at {where}" if position.history or position.step else "")
+            f"{run.train_videos} training and {run.val_videos} validation videos, "
+            f"{run.classes} classes, batch {run.settings.batch_size} on "
+            + ("1 process" if size == 1 else f"{size} processes")
+            + (f"; goes on at {where}" if state.history or state.step else "")
         )
         self.epoch_start = self.last = self.begun = time.monotonic()
-        self.first = position.epoch + self._part(position)
 
-    def steps_done(
-        self, position: TrainState, steps: int, totals: list[float], loader: Loader, learner: TrainStep
-    ) -> None:
-        """A line for the steps since the last one."""
-        now = time.monotonic()
+    def steps_done(self, steps: int, totals: list[float], loader: Loader, train_step: TrainStep) -> None:
+        """A line for the steps since the last one.
+
+        Args:
+            steps: optimiser steps of an epoch.
+            totals: sums over all ranks since the last line: loss, correct ones, videos, skipped ones.
+        """
+        run, state, now = self.run, self.state, time.monotonic()
         seconds, self.last = now - self.last, now
-        position.seconds += seconds
+        state.seconds += seconds
         loss, correct, videos, _ = totals
-        part = position.epoch + position.step / steps
-        lr = learner.lr(part - 1 / steps)
+        part = state.epoch + state.step / steps
+        lr = train_step.lr(part - 1 / steps)
         self.videos += videos
         self.tracker.log_metrics(
             {"train_step/loss": loss / max(videos, 1), "train_step/lr": lr},
-            step=self.run.step_offset + position.epoch * steps + position.step,
+            step=run.step_offset + state.epoch * steps + state.step,
             once=True,
         )
-        left = (now - self.begun) / max(part - self.first, 1e-9) * (self.run.settings.epochs - part)
+        epochs = run.settings.epochs
+        left = (now - self.begun) / max(part - self.first, 1e-9) * (epochs - part)
         self.say(
-            f"epoch {position.epoch + 1}/{self.run.settings.epochs} step {position.step}/{steps}  "
+            f"epoch {state.epoch + 1}/{epochs} step {state.step}/{steps}  "
             f"loss {loss / max(videos, 1):.4f}  top-1 {100 * correct / max(videos, 1):.1f} %  lr {lr:.2g}  "
             f"{videos / seconds:.1f} videos/s  wait {100 * loader.data_wait_fraction:.0f} %  "
-            f"{_memory(self.run.ranks.device):.1f} GB  {int(left) // 60}:{int(left) % 60:02d} left"
+            f"{_memory(run.context.device):.1f} GB  {int(left) // 60}:{int(left) % 60:02d} left"
         )
         self._warn(loader)
 
-    def epoch_ended(
-        self, position: TrainState, validation: dict[str, float], loader: Loader, learner: TrainStep
-    ) -> None:
+    def epoch_ended(self, validation: dict[str, float], loader: Loader, train_step: TrainStep) -> None:
         """The row of an epoch: printed, logged, kept for metrics.json."""
-        loss, correct, videos, skipped = position.sums
+        run, state = self.run, self.state
+        loss, correct, videos, skipped = state.sums
         seconds = time.monotonic() - self.epoch_start
-        steps = len(loader) // self.run.settings.accumulate
+        steps = len(loader) // run.settings.accumulate
         row = {
             "train/loss": loss / max(videos, 1),
             "train/top1": 100 * correct / max(videos, 1),
-            "train/lr": learner.lr(position.epoch + 1 - 1 / steps),
+            "train/lr": train_step.lr(state.epoch + 1 - 1 / steps),
             **validation,
             "perf/videos_per_second": self.videos / max(self.last - self.epoch_start, 1e-9),
             "perf/data_wait_fraction": loader.data_wait_fraction,
         }
         if skipped:
             row["train/skipped_videos"] = skipped
-        self.tracker.log_metrics(row, step=self.run.epoch_offset + position.epoch + 1, once=True)
-        position.history.append({"epoch": position.epoch + 1, **row, "seconds": round(seconds, 2)})
-        for line in epoch_table(position.history, self.run.settings.epochs):
+        self.tracker.log_metrics(row, step=run.epoch_offset + state.epoch + 1, once=True)
+        state.history.append({"epoch": state.epoch + 1, **row, "seconds": round(seconds, 2)})
+        for line in epoch_table(state.history, run.settings.epochs):
             self.say(line)
         self.epoch_start = self.last = time.monotonic()
         self.videos = 0.0
 
     def say(self, text: str) -> None:
-        if self.run.ranks.is_main:
-            print(f"{self.title}: {text}", flush=True)
+        """Print a line on rank 0."""
+        if self.run.context.is_main:
+            print(f"{self.run.title}: {text}", flush=True)
 
-    def _part(self, position: TrainState) -> float:
-        batch = self.run.settings.batch_size
-        return min(position.step * batch / len(self.run.train_videos), 1.0)
+    def _epochs_done(self) -> float:
+        """How far the training is, in epochs."""
+        done = self.state.step * self.run.settings.batch_size / self.run.train_videos
+        return self.state.epoch + min(done, 1.0)
 
     def _warn(self, loader: Loader) -> None:
         if self.warned or loader.data_wait_fraction < WAIT_WARNING:

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from v4d.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from v4d.models.base import BatchNorm
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerConfig) -> list[dict]:
+def parameter_groups(model: nn.Module, settings: OptimizerConfig) -> list[dict[str, Any]]:
     """Three groups: weights (decayed), biases (rate times `bias_lr_factor`), batch norm.
 
     Biases and batch norm are not decayed unless `decay_norm_and_bias`. What is frozen
@@ -104,6 +106,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Move the average towards a network's weights; counters are copied."""
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 self.state[name].lerp_(value, 1 - self.decay)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from v4d.config import StageConfig, TrainingConfig, takes_bf16
 from v4d.data.loader import Batch, Loader, normalise, prefetch
 from v4d.distributed.group import DistributedContext, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
-from v4d.models.v4d import VideoNet
+from v4d.models.base import VideoModel
 from v4d.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -49,12 +49,18 @@ class Diverged(V4DError):
 class TrainState:
     """Where a training stands, and what the epoch has summed up so far."""
 
-    epoch: int = 0  # epochs finished
-    step: int = 0  # optimiser steps finished in the current epoch
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])  # loss, correct, videos, skipped
-    seconds: float = 0.0  # of training so far, over all attempts
-    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Optimiser steps finished in the current epoch."""
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    """Over the videos of the epoch so far: loss, correct ones, videos, skipped ones."""
+    seconds: float = 0.0
+    """Of training so far, over all attempts."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """A row an epoch, as in metrics.json."""
     best: dict[str, float] = field(default_factory=dict)
+    """The epoch with the highest `val/top1`: both; empty before the first validation."""
 
 
 class StopSignal:
@@ -72,23 +78,26 @@ class StopSignal:
 class TrainStep:
     """A network with its optimiser: what a step does, on one rank."""
 
-    def __init__(self, model: VideoNet, stage: StageConfig, ranks: DistributedContext, seed: int):
+    def __init__(self, model: VideoModel, stage: StageConfig, context: DistributedContext, seed: int):
         self.settings: TrainingConfig = stage.training
-        self.ranks, self.seed = ranks, seed
-        # One after another in place: parameters, names and what is frozen stay.
+        self.context, self.seed = context, seed
+        # Converted in place: parameters, names and what is frozen stay.
         self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.settings.sync_batchnorm else model
-        model.gradient_checkpointing = self.settings.checkpoint_activations
+        if self.settings.checkpoint_activations:
+            if model.gradient_checkpointing is None:
+                raise V4DError(f"training.checkpoint_activations: {stage.arch} cannot recompute activations")
+            model.gradient_checkpointing = True
         self.optimizer = build_optimizer(model, self.settings.optimizer)
         self.average = WeightAverage(model, self.settings.ema) if self.settings.ema else None
         self.network = self._wrapped(model)
-        self.bf16 = takes_bf16(self.settings.precision, ranks.device.type)
+        self.bf16 = takes_bf16(self.settings.precision, context.device.type)
 
-    def _wrapped(self, model: VideoNet) -> nn.Module:
+    def _wrapped(self, model: VideoModel) -> nn.Module:
         network: nn.Module = model
         if self.settings.compile:
-            network = torch.compile(network)
+            network = cast(nn.Module, torch.compile(network))
         if torch.distributed.is_initialized():
-            devices = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
+            devices = [self.context.device.index] if self.context.device.type == "cuda" else None
             network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True)
         return network
 
@@ -103,16 +112,16 @@ class TrainStep:
         """
         set_lr(self.optimizer, self.lr(part))
         self.optimizer.zero_grad(set_to_none=True)
-        counts = torch.stack([batch.weight.sum() for batch in batches]).to(self.ranks.device)
-        total = sum_over_ranks(self.ranks, counts.sum()).clamp(min=1)
-        sums = torch.zeros(4, dtype=torch.float64, device=self.ranks.device)
+        counts = torch.stack([batch.weight.sum() for batch in batches]).to(self.context.device)
+        total = sum_over_ranks(self.context, counts.sum()).clamp(min=1)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.context.device)
         for number, batch in enumerate(batches):
-            seed_step(self.seed, epoch, step, number, self.ranks.rank)
+            seed_step(self.seed, epoch, step, number, self.context.rank)
             last = number == len(batches) - 1
             with _no_sync(self.network, active=not last):
                 loss, batch_sums = self._loss(batch)
                 # DDP divides gradients by the number of ranks
-                (loss * self.ranks.size / total).backward()
+                (loss * self.context.size / total).backward()
             sums += batch_sums
         clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
         self.optimizer.step()
@@ -126,7 +135,7 @@ class TrainStep:
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of losses over a batch, and the four sums of `step`."""
-        x = normalise(batch.frames)
+        x = normalise(batch.frames, self.model.input)
         labels, weight = batch.class_index, batch.weight
         mixed, share = None, 1.0
         if self.settings.mixup:
@@ -148,12 +157,14 @@ class TrainStep:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
 
     def state(self) -> dict[str, Any]:
+        """Weights, optimiser and weight average: what `load_state` takes."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average is not None:
             state["average"] = self.average.state
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -162,9 +173,9 @@ class TrainStep:
 
 
 def train_epoch(
-    learner: TrainStep, loader: Loader, position: TrainState, accumulate: int, stop: StopSignal
+    train_step: TrainStep, loader: Loader, state: TrainState, accumulate: int, stop: StopSignal
 ) -> Iterator[tuple[int, list[float], bool]]:
-    """Train from `position.step` to the end of the epoch.
+    """Train from `state.step` to the end of the epoch.
 
     Yields:
         `(steps of the epoch, sums over all ranks since the last yield, whether any rank wants to stop)` every
@@ -173,48 +184,47 @@ def train_epoch(
     Raises:
         Diverged: the loss is not finite.
     """
-    settings = learner.settings
-    loader.set_epoch(position.epoch, start_step=position.step * accumulate)
+    settings, context = train_step.settings, train_step.context
+    loader.set_epoch(state.epoch, start_step=state.step * accumulate)
     steps = len(loader) // accumulate
-    device = learner.ranks.device
-    pending = torch.zeros(4, dtype=torch.float64, device=device)
+    pending = torch.zeros(4, dtype=torch.float64, device=context.device)
     seen: list[tuple[float, int, list[str], torch.Tensor]] = []
-    batches = prefetch(loader, device)
-    while position.step < steps:
+    batches = prefetch(loader, context.device)
+    while state.step < steps:
         group = list(islice(batches, accumulate))
         for line in (line for batch in group for line in batch.skipped):
             print(f"skipped: {line}", file=sys.stderr, flush=True)
-        part = position.epoch + position.step / steps
-        sums = learner.step(group, position.epoch, position.step, part)
+        part = state.epoch + state.step / steps
+        sums = train_step.step(group, state.epoch, state.step, part)
         pending += sums
-        seen.append((part, position.step, [i for batch in group for i in batch.video_id if i], sums[0]))
-        position.step += 1
-        if position.step % settings.log_steps == 0 or position.step == steps:
-            bad = _first_bad(seen, learner)
+        seen.append((part, state.step, [i for batch in group for i in batch.video_id if i], sums[0]))
+        state.step += 1
+        if state.step % settings.log_steps == 0 or state.step == steps:
+            bad = _first_bad(seen, train_step)
             flags = pending.new_tensor([float(stop.received), float(bad is not None)])
-            *totals, stops, diverged = sum_over_ranks(learner.ranks, torch.cat([pending, flags])).tolist()
+            *totals, stops, diverged = sum_over_ranks(context, torch.cat([pending, flags])).tolist()
             if diverged:
-                raise Diverged(_say_together(learner.ranks, bad))
+                raise Diverged(_say_together(context, bad))
             yield steps, totals, stops > 0
             pending.zero_()
             seen.clear()
 
 
-def _first_bad(seen: list[tuple[float, int, list[str], torch.Tensor]], learner: TrainStep) -> str | None:
+def _first_bad(seen: list[tuple[float, int, list[str], torch.Tensor]], train_step: TrainStep) -> str | None:
     """A line on the first step whose loss is not finite."""
     losses = torch.stack([loss for *_, loss in seen]).tolist()
     for (part, step, video_ids, _), loss in zip(seen, losses, strict=True):
         if not math.isfinite(loss):
             return (
                 f"loss is {loss} at step {step + 1} of epoch {int(part) + 1}, learning rate "
-                f"{learner.lr(part):.3g}, videos {', '.join(video_ids)}"
+                f"{train_step.lr(part):.3g}, videos {', '.join(video_ids)}"
             )
     return None
 
 
-def _say_together(ranks: DistributedContext, message: str | None) -> str:
+def _say_together(context: DistributedContext, message: str | None) -> str:
     """Rank 0 speaks for the first rank that has something to say."""
-    gathered = gather_objects(ranks, message)
+    gathered = gather_objects(context, message)
     return next((text for text in gathered or [] if text), "loss is not finite")
 
 

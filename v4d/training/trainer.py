@@ -1,4 +1,4 @@
-"""One training stage of a model, from the data set to `final.pt`: builds, resumes, runs, records."""
+"""One training stage of a model, from the data set to its outputs: builds, resumes, runs."""
 
 import dataclasses
 import functools
@@ -14,46 +14,40 @@ from v4d.config import Config, StageConfig
 from v4d.data.index import class_names, dataset_info, records
 from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, any_rank, barrier
-from v4d.models import create_model, freeze, gmac, parameter_count
-from v4d.models.checkpoint import save_model
-from v4d.models.v4d import VideoNet
-from v4d.tracking import Tracker, forget_stages, open_tracker
+from v4d.models import create_model, freeze
+from v4d.models.base import VideoModel, check_crop
+from v4d.tracking import Tracker, forget_stages
 from v4d.training.checkpoint import CheckpointManager, check_identity
 from v4d.training.init_weights import initial_weights, load_initial, weights_digest
 from v4d.training.inputs import check_data, steps_an_epoch, training_batches, validation_batches
-from v4d.training.metric_logger import Reporter
-from v4d.training.precise_bn import measure_statistics
+from v4d.training.metric_logger import MetricLogger, RunInfo
+from v4d.training.outputs import StageOutputs
 from v4d.training.step import Diverged, Preempted, StopSignal, TrainState, TrainStep, train_epoch
-from v4d.training.validation import validate
-from v4d.utils.files import write_json, write_text
-from v4d.utils.provenance import git_sha, hardware, packages
+from v4d.training.validation import measure_batch_norm, validate
 
 
 class Trainer:
     """Holds what one rank needs; `run` does the work."""
 
-    def __init__(self, config: Config, model_name: str, stage_name: str, ranks: DistributedContext):
-        self.config, self.ranks = config, ranks
+    def __init__(self, config: Config, model_name: str, stage_name: str, context: DistributedContext):
+        self.config, self.context = config, context
         self.model_config = config.model(model_name)
         self.stage = self.model_config.stage(stage_name)
         self.settings = self.stage.training
-        self.folder = config.results / model_name / stage_name
         self.classes = class_names(config)
-        self.dataset = dataset_info(config)
         self.train_videos = records(config, self.settings.split)
         self.val_videos = records(config, self.settings.val_split)
-        check_data(self.stage, self.train_videos, self.classes, ranks.size)
-        self.checkpoints = CheckpointManager(self.folder / "checkpoints", self.settings.keep_checkpoints)
+        check_data(self.stage, self.train_videos, self.classes, context.size)
+        folder = config.paths.checkpoints(model_name, stage_name)
+        self.checkpoints = CheckpointManager(folder, self.settings.keep_checkpoints)
+        dataset = dataset_info(config)
         self.identity = {
             "architecture": architecture(self.stage, len(self.classes)),
             "classes": self.classes,
-            "dataset": self.dataset["fingerprint"],
+            "dataset": dataset["fingerprint"],
         }
-        earlier = self.model_config.stages[: self.model_config.stages.index(self.stage)]
-        self.earlier_stages = [stage.name for stage in earlier]
-        # Where this stage's curves begin: behind those of the stages before it.
-        self.epoch_offset = sum(stage.training.epochs for stage in earlier)
-        self.step_offset = sum(stage.training.epochs * steps_an_epoch(config, stage) for stage in earlier)
+        self.outputs = StageOutputs(config, self.model_config, self.stage, self.identity, dataset)
+        self.earlier = self.model_config.before(self.stage)
 
     def run(self) -> None:
         """Train to the end and write `final.pt` and `metrics.json`.
@@ -62,37 +56,56 @@ class Trainer:
             Preempted: a signal asked to stop; the state is saved.
             V4DError: what the user can mend.
         """
-        with self.checkpoints.locked() if self.ranks.is_main else nullcontext():
-            state = self._resumable_state()
+        with self.checkpoints.locked() if self.context.is_main else nullcontext():
+            saved = self._resumable_state()
             torch.manual_seed(self.config.seed)
-            model = self._model(fresh=state is None)
-            learner = TrainStep(model, self.stage, self.ranks, self.config.seed)
-            position = TrainState()
-            if state is not None:
-                learner.load_state(state)
-                position = TrainState(**state["position"])
-            with self._tracker() as tracker:
-                reporter = Reporter(self, tracker, position)
-                self._train(learner, position, reporter)
-                if self.ranks.is_main:
-                    self._finish(learner, position, tracker)
-            barrier(self.ranks)
+            model = self._model(fresh=saved is None)
+            train_step = TrainStep(model, self.stage, self.context, self.config.seed)
+            state = TrainState()
+            if saved is not None:
+                train_step.load_state(saved)
+                state = TrainState(**saved["position"])
+            with self._tracker(train_step.model) as tracker:
+                self._train(train_step, state, MetricLogger(self._run_info(), tracker, state))
+                if self.context.is_main:
+                    final = self._validated_model(train_step).eval()
+                    self.outputs.write(final, state, tracker, self.context.size)
+            barrier(self.context)
+
+    def _run_info(self) -> RunInfo:
+        return RunInfo(
+            title=f"{self.model_config.name} {self.stage.name}",
+            settings=self.settings,
+            context=self.context,
+            train_videos=len(self.train_videos),
+            val_videos=len(self.val_videos),
+            classes=len(self.classes),
+            epoch_offset=sum(stage.training.epochs for stage in self.earlier),
+            step_offset=sum(
+                stage.training.epochs * steps_an_epoch(self.config, stage) for stage in self.earlier
+            ),
+        )
+
+    def _tracker(self, model: VideoModel) -> Tracker:
+        """Rank 0's tracker; a silent one elsewhere."""
+        return self.outputs.open_tracker(model, self._settings()) if self.context.is_main else Tracker()
 
     def _resumable_state(self) -> dict[str, Any] | None:
         """The last checkpoint, if it belongs to this training; one with other settings is set aside."""
-        if self.ranks.is_main:
-            state = self.checkpoints.load()
-            if state is not None:
-                check_identity(state, self.identity, self.checkpoints.folder)
-                if state["settings"] != self._settings():
-                    self._set_aside(state)
-        barrier(self.ranks)
+        if self.context.is_main:
+            saved = self.checkpoints.load()
+            if saved is not None:
+                check_identity(saved, self.identity, self.checkpoints.folder)
+                if saved["settings"] != self._settings():
+                    self._set_aside(saved)
+        barrier(self.context)
         return self.checkpoints.load()
 
-    def _set_aside(self, state: dict[str, Any]) -> None:
-        changed = [k for k, v in self._settings().items() if state["settings"].get(k) != v]
-        with self.checkpoints.set_aside(configs.sha(state["settings"])[:8]) as aside:
-            forget_stages(self.state_file, set(self.earlier_stages), aside)
+    def _set_aside(self, saved: dict[str, Any]) -> None:
+        changed = [k for k, v in self._settings().items() if saved["settings"].get(k) != v]
+        state_file = self.config.paths.run_state(self.model_config.name)
+        with self.checkpoints.set_aside(configs.sha(saved["settings"])[:8]) as aside:
+            forget_stages(state_file, {stage.name for stage in self.earlier}, aside)
         print(f"settings have changed ({', '.join(changed)}): trains anew, the old state is in {aside}")
 
     def _settings(self) -> dict[str, Any]:
@@ -107,200 +120,112 @@ class Trainer:
         source = initial_weights(self.config, self.model_config, self.stage)
         return {"initial_weights": weights_digest(source)} if isinstance(source, Path) else {}
 
-    @property
-    def state_file(self) -> Path:
-        return self.folder.parent / "mlflow_run.json"
-
-    def _model(self, fresh: bool) -> VideoNet:
+    def _model(self, fresh: bool) -> VideoModel:
         model = create_model(**self.identity["architecture"])
+        check_crop(model, self.settings.crop.size, "training.crop.size")
         if fresh:
             self._initialise(model)
         for what in self.stage.freeze:
             freeze(model, what)
-        return model.to(self.ranks.device)
+        return model.to(self.context.device)
 
-    def _initialise(self, model: VideoNet) -> None:
+    def _initialise(self, model: VideoModel) -> None:
         source = initial_weights(self.config, self.model_config, self.stage)
         if source == "scratch":
             return
         new = load_initial(model, source, self.classes)
-        if self.ranks.is_main:
+        if self.context.is_main:
             print(f"starts from {source}" + (f"; new: {new}" if new else ""), flush=True)
 
-    def _train(self, learner: TrainStep, position: TrainState, reporter: "Reporter") -> None:
+    def _train(self, train_step: TrainStep, state: TrainState, logger: MetricLogger) -> None:
         stop = StopSignal()
         loader = self._train_loader()
-        validation = validation_batches(self.stage, self.val_videos, self.ranks)
-        if position.epoch < self.settings.epochs:
-            reporter.started(learner.model, position)
-        while position.epoch < self.settings.epochs:
-            self._train_one_epoch(learner, loader, position, stop, reporter)
-            model = self._validated_model(learner)
-            if self.settings.precise_bn_videos:
-                batches = -(
-                    -self.settings.precise_bn_videos * self.settings.accumulate // self.settings.batch_size
-                )
-                measure_statistics(model, self._train_loader(), self.ranks, batches)
-                if learner.average is not None:  # what is validated is what is kept
-                    learner.average.take(model)
-            numbers = validate(model, validation, self.ranks, len(self.val_videos), self.settings.precision)
-            best = numbers["val/top1"] > position.best.get("val/top1", -1.0)
+        validation = validation_batches(self.stage, self.val_videos, self.context)
+        if state.epoch < self.settings.epochs:
+            logger.started()
+        while state.epoch < self.settings.epochs:
+            self._train_one_epoch(train_step, loader, state, stop, logger)
+            numbers = self._validate(train_step, validation)
+            best = numbers["val/top1"] > state.best.get("val/top1", -1.0)
             if best:
-                position.best = {"epoch": position.epoch + 1, "val/top1": numbers["val/top1"]}
-            reporter.epoch_ended(position, numbers, loader, learner)
-            position.epoch += 1
-            position.step, position.sums = 0, [0.0] * 4
-            if self.ranks.is_main:
-                self.checkpoints.save(self._state(learner, position), end_of_epoch=True, best=best)
-            if any_rank(self.ranks, stop.received) and position.epoch < self.settings.epochs:
+                state.best = {"epoch": state.epoch + 1, "val/top1": numbers["val/top1"]}
+            logger.epoch_ended(numbers, loader, train_step)
+            state.epoch += 1
+            state.step, state.sums = 0, [0.0] * 4
+            if self.context.is_main:
+                self.checkpoints.save(self._document(train_step, state), end_of_epoch=True, best=best)
+            if any_rank(self.context, stop.received) and state.epoch < self.settings.epochs:
                 raise Preempted
 
     def _train_loader(self) -> Loader:
-        return training_batches(self.stage, self.train_videos, self.ranks, self.config.seed)
+        return training_batches(self.stage, self.train_videos, self.context, self.config.seed)
 
     def _train_one_epoch(
         self,
-        learner: TrainStep,
+        train_step: TrainStep,
         loader: Loader,
-        position: TrainState,
+        state: TrainState,
         stop: StopSignal,
-        reporter: "Reporter",
+        logger: MetricLogger,
     ) -> None:
-        learner.model.train()
+        train_step.model.train()
         saved = time.monotonic()
         try:
             for steps, totals, stops in train_epoch(
-                learner, loader, position, self.settings.accumulate, stop
+                train_step, loader, state, self.settings.accumulate, stop
             ):
-                position.sums = [a + b for a, b in zip(position.sums, totals, strict=True)]
-                reporter.steps_done(position, steps, totals, loader, learner)
+                state.sums = [a + b for a, b in zip(state.sums, totals, strict=True)]
+                logger.steps_done(steps, totals, loader, train_step)
                 minutes = (time.monotonic() - saved) / 60
                 # Behind the last step too: the validation may take long.
-                if self.ranks.is_main and (stops or minutes >= self.settings.checkpoint_minutes):
-                    state = self._state(learner, position)
-                    self.checkpoints.save(state, end_of_epoch=False, best=False)
+                if self.context.is_main and (stops or minutes >= self.settings.checkpoint_minutes):
+                    document = self._document(train_step, state)
+                    self.checkpoints.save(document, end_of_epoch=False, best=False)
                     saved = time.monotonic()
                 if stops:
-                    barrier(self.ranks)
+                    barrier(self.context)
                     raise Preempted
         except Diverged as error:
-            if self.ranks.is_main:
-                where = self.checkpoints.save_debug(self._state(learner, position))
-                barrier(self.ranks)
+            if self.context.is_main:
+                where = self.checkpoints.save_debug(self._document(train_step, state))
+                barrier(self.context)
                 raise Diverged(f"{error}; the state is in {where}") from error
-            barrier(self.ranks)
+            barrier(self.context)
             raise
 
-    def _validated_model(self, learner: TrainStep) -> VideoNet:
+    def _validate(self, train_step: TrainStep, validation: Loader) -> dict[str, float]:
+        settings = self.settings
+        model = self._validated_model(train_step)
+        if settings.precise_bn_videos:
+            batches = -(-settings.precise_bn_videos * settings.accumulate // settings.batch_size)
+            measure_batch_norm(model, self._train_loader(), self.context, batches)
+            if train_step.average is not None:  # what is validated is what is kept
+                train_step.average.take(model)
+        return validate(model, validation, self.context, len(self.val_videos), settings.precision)
+
+    def _validated_model(self, train_step: TrainStep) -> VideoModel:
         """The network itself, or one with the averaged weights."""
-        if learner.average is None:
-            return learner.model
-        model = create_model(**self.identity["architecture"]).to(self.ranks.device)
-        model.load_state_dict(learner.average.state)
+        if train_step.average is None:
+            return train_step.model
+        model = create_model(**self.identity["architecture"]).to(self.context.device)
+        model.load_state_dict(train_step.average.state)
         return model
 
-    def _state(self, learner: TrainStep, position: TrainState) -> dict[str, Any]:
+    def _document(self, train_step: TrainStep, state: TrainState) -> dict[str, Any]:
+        """The content of a checkpoint."""
         return {
-            **learner.state(),
-            "position": configs.plain(dataclasses.asdict(position)),
-            "epoch": position.epoch,
+            **train_step.state(),
+            "position": configs.plain(dataclasses.asdict(state)),
+            "epoch": state.epoch,
             "identity": self.identity,
             "settings": self._settings(),
-            "info": self._info(),
-            "world_size": self.ranks.size,
+            "info": self.outputs.info(),
+            "world_size": self.context.size,
             "torch": str(torch.__version__),
         }
-
-    def _info(self) -> dict[str, Any]:
-        """What a file of weights says of its origin."""
-        return {
-            "stage": configs.plain(self.stage),
-            "dataset": self.dataset["name"],
-            "dataset_fingerprint": self.dataset["fingerprint"],
-            "config_sha": configs.config_sha(self.config),
-            "clips": self.config.document["clips"],
-            "frames": self.config.document["frames"],
-            "testing": self.config.document["testing"],
-            "git_sha": git_sha(),
-            "seed": self.config.seed,
-        }
-
-    def _finish(self, learner: TrainStep, position: TrainState, tracker: Tracker) -> None:
-        """Write the stage's outputs and hand them to the tracker."""
-        model = self._validated_model(learner).eval()
-        crop = self.settings.crop.size
-        save_model(
-            self.folder / "final.pt",
-            model,
-            architecture=self.identity["architecture"],
-            classes=self.classes,
-            info=self._info() | {"mlflow_run_id": tracker.run_id},
-        )
-        numbers = {
-            "stage": self.stage.name,
-            "epochs": position.history,
-            "best": position.best,
-            "parameters": parameter_count(model),
-            "gmac": round(gmac(model, self.stage.units, self.stage.frames, crop, crop), 4),
-            "seconds": round(position.seconds, 1),
-            "processes": self.ranks.size,
-            "hardware": hardware(),
-            "mlflow_run_id": tracker.run_id,
-            "git_sha": git_sha(),
-            "torch": str(torch.__version__),
-            "dataset_fingerprint": self.dataset["fingerprint"],
-        }
-        write_json(self.folder / "metrics.json", numbers)
-        last, best = position.history[-1], position.best
-        print(
-            f"{self.model_config.name} {self.stage.name}: top-1 {last['val/top1']:.1f} % after "
-            f"epoch {position.epoch}, in {self.folder / 'final.pt'}; best {best['val/top1']:.1f} % in "
-            f"epoch {best['epoch']}, in {self.checkpoints.folder / 'best.pt'}",
-            flush=True,
-        )
-        tracker.log_artifact(self.folder / "metrics.json", self.stage.name)
-        tracker.log_artifact(self.folder / "final.pt", self.stage.name)
-        if self.stage is self.model_config.final and self.config.tracking.log_model:
-            tracker.log_model(self.folder / "final.pt")
-
-    def _tracker(self) -> Tracker:
-        """Rank 0's tracker, with what describes the run; a silent one elsewhere."""
-        if not self.ranks.is_main:
-            return Tracker()
-        tracker = open_tracker(
-            self.config, self.model_config.name, state_file=self.state_file, stage=self.stage.name
-        )
-        identity = self.identity["architecture"]
-        tracker.set_tags(
-            {
-                "git_sha": git_sha(),
-                "dataset_fingerprint": self.dataset["fingerprint"],
-                "config_sha": configs.config_sha(self.config),
-                **{key: identity[key] for key in ("arch", "preset", "units", "frames", "kernel", "blocks")},
-            }
-        )
-        tracker.log_params({f"{self.stage.name}/{k}": v for k, v in _flat(self._settings()).items()})
-        tracker.log_dataset(self.dataset)
-        notes = self.folder / "environment.txt"
-        write_text(notes, f"{hardware()}\ngit {git_sha() or 'none'}\n\n{packages()}")
-        tracker.log_artifact(notes, self.stage.name)
-        tracker.log_artifact(configs.write_resolved(self.config))
-        if self.config.tracking.system_metrics:
-            tracker.start_system_metrics()
-        return tracker
 
 
 def architecture(stage: StageConfig, num_classes: int) -> dict[str, Any]:
     """The arguments of `create_model` for a stage."""
     own = {"arch": stage.arch, "units": stage.units, "frames": stage.frames}
     return own | configs.plain(stage.options) | {"num_classes": num_classes}
-
-
-def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -1,13 +1,16 @@
-"""Validation with exact numbers: every video once, at any number of ranks."""
+"""Validation with exact numbers, every video once at any number of ranks; and precise batch norm."""
+
+from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from v4d.config import takes_bf16
 from v4d.data.loader import Loader, normalise, prefetch
-from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects
+from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
-from v4d.models.v4d import VideoNet
+from v4d.models.base import BatchNorm, VideoModel
 
 Row = tuple[str, float, bool, bool]
 """video id, loss, top-1 right, top-5 right"""
@@ -15,19 +18,21 @@ Row = tuple[str, float, bool, bool]
 
 @torch.inference_mode()
 def validate(
-    model: VideoNet, loader: Loader, ranks: DistributedContext, expected: int, precision: str = "float32"
+    model: VideoModel, loader: Loader, context: DistributedContext, expected: int, precision: str = "float32"
 ) -> dict[str, float]:
-    """Loss, top-1 and top-5 (percent) over the videos of all ranks' loaders, on every rank.
+    """Loss, top-1 and top-5 (percent) over the videos of all ranks' loaders, the same on every rank.
+
+    Keys are `val/loss`, `val/top1`, `val/top5`; the model is left in evaluation mode.
 
     Raises:
         V4DError: the videos seen are not `expected` different ones.
     """
     model.eval()
     rows: list[tuple[list[str], torch.Tensor]] = []
-    bf16 = takes_bf16(precision, ranks.device.type)
-    for batch in prefetch(loader, ranks.device):
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(normalise(batch.frames)).float()
+    bf16 = takes_bf16(precision, context.device.type)
+    for batch in prefetch(loader, context.device):
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(normalise(batch.frames, model.input)).float()
         loss = F.cross_entropy(logits, batch.class_index, reduction="none")
         ranked = logits.topk(min(5, logits.shape[1]), 1).indices == batch.class_index[:, None]
         columns = torch.stack([loss, ranked[:, 0].float(), ranked.any(1).float()], 1)
@@ -37,9 +42,9 @@ def validate(
         for video_ids, columns in rows
         for video_id, (loss, top1, top5) in zip(video_ids, columns.tolist(), strict=True)
     ]
-    gathered = gather_objects(ranks, mine)
+    gathered = gather_objects(context, mine)
     summary = summarise([row for part in gathered for row in part], expected) if gathered else None
-    return broadcast_object(ranks, summary)
+    return broadcast_object(context, summary)
 
 
 def summarise(rows: list[Row], expected: int) -> dict[str, float]:
@@ -55,3 +60,29 @@ def summarise(rows: list[Row], expected: int) -> dict[str, float]:
         "val/top1": 100.0 * sum(row[2] for row in rows) / expected,
         "val/top5": 100.0 * sum(row[3] for row in rows) / expected,
     }
+
+
+@torch.no_grad()
+def measure_batch_norm(model: VideoModel, loader: Loader, context: DistributedContext, batches: int) -> None:
+    """Measure batch norm statistics anew ("precise BN"), in place of running averages.
+
+    Each layer's mean and variance become their average over each rank's first `batches` batches.
+
+    Every rank measures its share, and the average over the ranks is set on all of them. Layers in evaluation
+    mode (frozen ones) are left alone.
+    """
+    model.train()
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average over the batches that follow
+    loader.set_epoch(0)
+    for batch in islice(prefetch(loader, context.device), batches):
+        model(normalise(batch.frames, model.input))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        for statistic in (layer.running_mean, layer.running_var):
+            statistic.copy_(sum_over_ranks(context, statistic.clone()) / context.size)

@@ -13,6 +13,7 @@ from v4d.training.trainer import Trainer
 
 
 def main() -> int:
+    """Train one stage as one of the ranks; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True)
     parser.add_argument("--model", required=True)
@@ -22,11 +23,11 @@ def main() -> int:
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     sys.stdout, sys.stderr = PipeSafeStream(sys.stdout), PipeSafeStream(sys.stderr)
     try:
-        with process_group() as ranks:
+        with process_group() as context:
             try:
-                Trainer(config.load(args.config), args.model, args.stage, ranks).run()
+                Trainer(config.load(args.config), args.model, args.stage, context).run()
             except Preempted:  # all ranks alike
-                if ranks.is_main:
+                if context.is_main:
                     print("asked to stop: the state is saved, the same command goes on from it", flush=True)
                 return PREEMPTED
     except V4DError as error:
