@@ -1,6 +1,5 @@
 """The finished model of a test or a prediction, and whether it fits the data."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from v4d.errors import V4DError
 from v4d.evaluation.exported import read_exported
 from v4d.models.checkpoint import load_model, read_weights
 from v4d.models.released import load_released
+from v4d.utils.text import some_of
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,10 @@ def load_any(path: Path, *, units: int = 4, frame_stride: int = RELEASED_STRIDE)
 
 def _load_released(path: Path, units: int) -> LoadedModel:
     """Which classes the authors' networks have is known by their number."""
-    from v4d.datasets.kinetics import class_names, released_mini_order
+    from v4d.datasets import released_classes
 
     model = load_released(path, units=units)
-    known = {400: class_names, 200: released_mini_order}.get(model.num_classes)
-    names = known() if known else [f"class {index}" for index in range(model.num_classes)]
+    names = released_classes(model.num_classes) or [f"class {index}" for index in range(model.num_classes)]
     return LoadedModel(path, model, model.spec, names, {}, RELEASED_STRIDE)
 
 
@@ -120,7 +119,7 @@ def check_classes(path: Path, ours: Sequence[str], wanted: Sequence[str]) -> Non
     strange = [name for name in ours if name not in set(wanted)]
     if absent or strange:
         difference = "; ".join(
-            f"{what} {_some(names)}"
+            f"{what} {some_of(map(repr, names))}"
             for what, names in (("it lacks", absent), ("only it has", strange))
             if names
         )
@@ -132,13 +131,3 @@ def check_classes(path: Path, ours: Sequence[str], wanted: Sequence[str]) -> Non
     raise V4DError(
         f"{path} has other classes than the data set ({len(ours)} and {len(wanted)}): {difference}"
     )
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _some(names: list[str], count: int = 3) -> str:
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(repr, names[:count])) + rest

@@ -13,5 +13,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     dataset = config.load(args.config).dataset
-    for split, count in write_annotations(dataset, dataset.root / "annotations", args.only).items():
+    for split, count in write_annotations(dataset, args.only).items():
         print(f"{split}: {count} videos annotated")

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.preprocessing.parts import transcode_part
+    from v4d.preprocessing.clips import transcode_part
 
     settings = config.load(args.config)
     table = transcode_part(settings.dataset, settings.clips, args.split, args.part, max(1, args.threads))

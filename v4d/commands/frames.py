@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from v4d.preprocessing.frames import make_shard
+    from v4d.preprocessing.frames import extract_part
 
     settings = config.load(args.config)
-    counts = make_shard(settings.dataset, settings.frames, args.split, args.part, max(1, args.threads))
+    counts = extract_part(settings.dataset, settings.frames, args.split, args.part, max(1, args.threads))
     print(f"{args.split}/{args.part}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from v4d.datasets.kinetics import class_names, released_mini_order
+    from v4d.datasets import converted_classes, released_classes
     from v4d.models.checkpoint import save_model
     from v4d.models.cost import parameter_count
     from v4d.models.released import class_order, load_released, reorder_classes
@@ -27,11 +27,8 @@ def run(args: argparse.Namespace) -> int:
     if args.converter is not None:
         order = class_order(args.converter, model.num_classes)
         reorder_classes(model, list(order.values()))
-        classes = [class_names()[index] for index in order]
-    elif model.num_classes == 400:
-        classes = class_names()
-    elif model.num_classes == 200:
-        theirs = released_mini_order()
+        classes = [converted_classes()[index] for index in order]
+    elif theirs := released_classes(model.num_classes):
         classes = sorted(theirs)
         reorder_classes(model, [theirs.index(name) for name in classes])
     # Every released network was trained on every 8th frame.

@@ -15,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = config.load(args.config)
     root = settings.dataset.root
-    if args.what == "archives" and settings.dataset.source != "kinetics":
-        print(f"{root}: none of its archives was downloaded, so there is nothing to hold them against")
-        return
     if args.what == "archives":
-        from v4d.datasets.lockfile import verify_archives
+        from v4d.datasets import open_source
 
-        problems = verify_archives(settings.dataset)
+        problems = open_source(settings.dataset).verify_archives()
+        if problems is None:
+            print(f"{root}: none of its archives was downloaded, so there is nothing to hold them against")
+            return
     else:
         from v4d.preprocessing.verify import verify_dataset
 

@@ -1,6 +1,5 @@
 """Cores, memory, disk and GPUs."""
 
-import fcntl
 import importlib
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v4d.doctor.finding import FAIL, GB, OK, WARN, Finding
+from v4d.utils.files import lock
 
 if TYPE_CHECKING:
     from v4d.config import Config
@@ -86,7 +86,7 @@ def check_locks(folder: Path) -> Finding:
     """Writing, and locks that hold between processes."""
     try:
         with tempfile.TemporaryFile(dir=existing(folder)) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), wait=False)
     except PermissionError as error:
         return Finding(
             FAIL, "folder", f"{existing(folder)}: {error.strerror}", "work in a folder that you own"

@@ -20,14 +20,14 @@ import pyarrow as pa
 import torch
 
 from v4d import config as configuration
-from v4d.checkpoints import LoadedModel, checkpoint_path, file_sha256, load_finished
+from v4d.checkpoints import LoadedModel, checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig, TestingConfig
 from v4d.data import index
 from v4d.data.loader import Loader, VideoRecord, default_workers, eval_loader, prefetch
 from v4d.distributed.group import DistributedContext
 from v4d.evaluation.predictions import predictions_table, write_table
 from v4d.evaluation.scoring import Scorer, unit_counts
-from v4d.utils.files import read_json, write_json
+from v4d.utils.files import file_sha256, read_json, write_json
 from v4d.utils.progress import LogLines
 
 FORMAT = 1

@@ -9,7 +9,7 @@ import pandas as pd
 from v4d.evaluation import metrics
 from v4d.evaluation.predictions import orders_in, read_outcomes, suffix, unit_counts_in, units_suffix
 from v4d.evaluation.significance import bootstrap_interval
-from v4d.utils.files import atomic_path, write_json
+from v4d.utils.files import write_csv, write_json
 
 
 def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: int = 0) -> dict[str, Any]:
@@ -38,8 +38,7 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
         "reliability": reliability,
     }
     for name, table in tables.items():
-        with atomic_path(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        write_csv(folder / f"{name}.csv", table)
     result = {
         "top1": metrics.top_k(normal, 1),
         "top5": metrics.top_k(normal, 5),

@@ -23,7 +23,7 @@ from v4d import config as configuration
 from v4d.checkpoints import checkpoint_path, load_finished
 from v4d.config import Config
 from v4d.data import index
-from v4d.datasets.published import published_dataset
+from v4d.datasets import open_source
 from v4d.distributed.group import DistributedContext, broadcast_object, process_group, wait_for_main
 from v4d.distributed.launcher import launch, processes_for
 from v4d.errors import V4DError
@@ -189,6 +189,7 @@ def open_test_tracker(config: Config, model_name: str) -> Tracker:
 
 def log(tracker: Tracker, work: TestRun, result: dict[str, Any]) -> None:
     """Everything of a test to its model's run."""
+    source = open_source(work.config.dataset)
     tracker.set_tags(
         {key: result[key] for key in DESCRIBING}
         | {
@@ -200,7 +201,7 @@ def log(tracker: Tracker, work: TestRun, result: dict[str, Any]) -> None:
             "gmac": result["gmac"],
             "tested_units": result["test_units"],
             "tested_split": result["split"],
-            "published_dataset": published_dataset(work.config, result["classes"]) or "",
+            "published_dataset": source.published_name(result["classes"], result["split"]) or "",
         }
     )
     metrics = {

@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
-
 Item = TypeVar("Item")
 LOG_SECONDS = 15.0
 """Seconds between two lines where stderr is no terminal."""
@@ -17,6 +15,8 @@ def progress(
 ) -> Iterator[Item]:
     """Iterate over `items` and show how far it is, on stderr."""
     if sys.stderr.isatty():
+        from tqdm import tqdm  # a job on a cluster needs none
+
         yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True)
         return
     if total is None:
@@ -37,6 +37,7 @@ class LogLines:
         self.start = self.last = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
+        """Count work that is done, and print a line where it is time."""
         self.done += count
         now = time.monotonic()
         if now - self.last >= LOG_SECONDS:
@@ -44,6 +45,7 @@ class LogLines:
             self._print(now)
 
     def close(self) -> None:
+        """Print the last line."""
         self._print(time.monotonic())
 
     def _print(self, now: float) -> None:
