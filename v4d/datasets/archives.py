@@ -69,11 +69,12 @@ def read_members(path: Path, wanted: Wanted) -> Iterator[Member]:
         ArchiveError: the archive is not there, is damaged or ends early; members before that
             may have come out already, so the caller must throw away what it made of them.
     """
-    for archive, info in _videos(path):
-        video_id, span = parse_name(info.name)
-        if wanted(video_id, span):
-            refused = _refusal(info)
-            yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
+    with _open_tar(path) as archive:
+        for info in _videos(archive):
+            video_id, span = parse_name(info.name)
+            if wanted(video_id, span):
+                refused = _refusal(info)
+                yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
 
 
 def check_archive(path: Path) -> int:
@@ -82,18 +83,18 @@ def check_archive(path: Path) -> int:
     Raises:
         ArchiveError: it is damaged, ends early, or holds no video.
     """
-    count = sum(1 for _ in _videos(path))
+    with _open_tar(path) as archive:
+        count = sum(1 for _ in _videos(archive))
     if count == 0:
         raise ArchiveError(f"{path} holds no videos")
     return count
 
 
-def _videos(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    with _open_tar(path) as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
-            if _looks_like_video(info):
-                yield archive, info
+def _videos(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (info := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+        if _looks_like_video(info):
+            yield info
 
 
 def _looks_like_video(info: tarfile.TarInfo) -> bool:

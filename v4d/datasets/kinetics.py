@@ -30,6 +30,12 @@ from v4d.utils.cost import total_cost
 if TYPE_CHECKING:
     import pandas
 
+    Version = str
+    Subset = str
+else:  # the names in the table
+    Version = Literal[tuple(VERSIONS)]
+    Subset = Literal[tuple(name for whole in VERSIONS.values() for name in whole.subsets)]
+
 ARCHIVES_AT_ONCE = 54
 """On their way, waiting or in use: four downloads beside the 50 jobs of a cluster's profile. One machine
 has fewer: clips are made before more is fetched (the priorities in workflow/rules)."""
@@ -43,8 +49,8 @@ class KineticsOptions(SourceOptions):
 
     traceless: ClassVar[bool] = False
 
-    version: Literal["400"] = key("400", "Which Kinetics.")
-    subset: Literal["mini200"] | None = key(None, "null for all classes, mini200 for Mini-Kinetics-200.")
+    version: Version = key(DEFAULT, "Which Kinetics.")
+    subset: Subset | None = key(None, "null for all classes, mini200 for Mini-Kinetics-200.")
     base_url: str = key(
         "https://s3.amazonaws.com/kinetics",
         "Where the archives lie; https, http or file, so that a mirror can serve.",
@@ -88,7 +94,9 @@ class KineticsOptions(SourceOptions):
     )
 
     def check(self, dataset: DatasetConfig) -> None:
-        """Refuse a split without a number of archives, and a part to give up that does not exist."""
+        """Refuse a subset of another version, a split without archives, and a part that does not exist."""
+        if self.subset is not None and self.subset not in VERSIONS[self.version].subsets:
+            raise V4DError(f"config: dataset.kinetics.subset: {self.version} has no {self.subset!r}")
         absent = [split for split in dataset.splits if split not in self.parts]
         if absent:
             raise V4DError(f"config: dataset.kinetics.parts has no entry for split {absent[0]!r}")

@@ -149,13 +149,13 @@ def _encode(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int
         frame,
         *size,
         format="yuvj420p",
-        dst_colorspace="ITU601",
+        dst_colorspace="ITU601",  # type: ignore[arg-type]  # names are taken as well
         dst_color_range="JPEG",
         interpolation="AREA",
         threads=1,
     )
     planes = (
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
         for plane in frame.planes
     )
     return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)

@@ -20,7 +20,6 @@ from v4d.utils.processes import TaskResult, run_in_children
 from v4d.utils.progress import progress
 
 Row = dict[str, Any]
-_FAILURE_STATUS = {"error": "corrupt", "crashed": "corrupt", "timeout": "timeout"}
 _NOTHING = {"num_frames": 0, "fps": 0.0, "width": 0, "height": 0, "bytes": 0}
 
 
@@ -118,7 +117,8 @@ def _decode(
 
 def _take(row: Row, outcome: TaskResult, writer: ShardWriter) -> None:
     """Write a decoded clip's frames to the shard and its figures to its row."""
-    clip: DecodedClip = outcome.value or DecodedClip(_FAILURE_STATUS[outcome.failure], outcome.reason)
+    failed = "timeout" if outcome.failure == "timeout" else "corrupt"
+    clip: DecodedClip = outcome.value or DecodedClip(failed, outcome.reason)
     size = sum(map(len, clip.jpegs))
     row.update(status=clip.status, reason=clip.reason, num_frames=clip.num_frames, fps=clip.fps, bytes=size)
     row.update(width=clip.size[0], height=clip.size[1])

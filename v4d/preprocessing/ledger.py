@@ -77,5 +77,5 @@ def check_bad_share(part: str, rows: Collection[Mapping[Any, Any]], allowed: flo
     if len(bad) > allowed * len(rows):
         raise V4DError(
             f"{part}: {len(bad)} of {len(rows)} videos are bad ({len(bad) / len(rows):.0%}), more than "
-            f"dataset.max_bad_share {100 * allowed:.3g}% allows: {some_of(bad)}"
+            f"dataset.max_bad_share {100 * allowed:.3g}% allows: {some_of(bad, sep='; ')}"
         )

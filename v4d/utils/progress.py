@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -20,7 +20,7 @@ def progress(
         yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True)
         return
     if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
     lines = LogLines(what, total, unit)
     for item in items:
         yield item

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 
-def some_of(names: Iterable[object], most: int = 3) -> str:
+def some_of(names: Iterable[object], most: int = 3, sep: str = ", ") -> str:
     """The first names of many, for a message: `a, b, c and 12 more`."""
     listed = [str(name) for name in names]
     rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
+    return sep.join(listed[:most]) + rest

@@ -107,7 +107,7 @@ class Transfer:
         self.partial.unlink(missing_ok=True)
         journal_of(self.partial).unlink(missing_ok=True)
         size = self.remote.size
-        if not self.remote.ranges:
+        if size is None or not self.remote.ranges:
             return [_Segment(0, -1 if size is None else size)]
         return [_Segment(start, min(SEGMENT, size - start)) for start in range(0, size, SEGMENT)]
 
