@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from v4d import config as configs
-from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig, TrackingConfig, preparation_settings
+from v4d.config import Config, preparation_settings
 from v4d.datasets import DataSource
 from v4d.errors import V4DError
 from v4d.utils.files import read_json
@@ -154,14 +154,9 @@ def summary_text(config: Config) -> str:
     return "\n".join(lines)
 
 
-def clips_settings(config: Config) -> dict[str, Any]:
-    """What clips depend on."""
-    return configs.settings(config.document["clips"], ClipsConfig)
-
-
-def frames_settings(config: Config) -> dict[str, Any]:
-    """What frames depend on."""
-    return configs.settings(config.document["frames"], FramesConfig)
+def block_settings(config: Config, name: str) -> dict[str, Any]:
+    """The keys of a block (`clips`, `frames`, `testing`, `tracking`) on which results depend."""
+    return configs.settings(config.document[name], type(getattr(config, name)))
 
 
 def failures(config: Config, since: float) -> list[str]:
@@ -177,22 +172,7 @@ def failures(config: Config, since: float) -> list[str]:
     return [f"\n{len(lines)} failed, and say why:", *lines] if lines else []
 
 
-def testing_settings(config: Config) -> dict[str, Any]:
-    """What test results depend on."""
-    return configs.settings(config.document["testing"], TestingConfig)
-
-
-def tracking_settings(config: Config) -> dict[str, Any]:
-    """Where runs are tracked; what is logged there in detail is no reason to log again."""
-    return configs.settings(config.document["tracking"], TrackingConfig)
-
-
 def gpus(config: Config, model: str, stage: str | None = None) -> int:
     """GPUs that a job asks for."""
     settings = config.models[model]
     return (settings.stage(stage) if stage else settings.final).training.gpus
-
-
-def temporary_unless(kept: bool, path: str, temp: Any) -> Any:
-    """Mark an output as one that Snakemake deletes when nothing needs it any more."""
-    return path if kept else temp(path)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import mirror
 from v4d import cli, config
-from v4d.datasets import converted_classes, open_source, released_classes
+from v4d.datasets import open_source, released_classes
 from v4d.datasets.annotations import write_annotations
 from v4d.datasets.download.http import RetryPolicy
 from v4d.datasets.kinetics_annotations import kinetics_annotations
@@ -69,12 +69,12 @@ def csvs(folder: Path, **contents: str) -> str:
 
 def test_the_400_names_and_the_released_models_order():
     names, released = released_classes(400), released_classes(200)
-    assert len(set(names)) == 400 and names == sorted(names) == converted_classes()
+    assert len(set(names)) == 400 and names == sorted(names) == released_classes()
     assert names[0] == "abseiling" and names[-1] == "zumba"
     assert len(set(released)) == 200 and set(released) <= set(names)
     # from the released converter: Kinetics-400 index 18 is their class 0, 229 their 1, 399 their 15
     assert [released[0], released[1], released[15]] == [names[18], names[229], names[399]]
-    assert released_classes(7) is None
+    assert released_classes(7) == []
 
 
 def test_a_version_is_one_entry(monkeypatch):
@@ -172,7 +172,7 @@ def test_a_table_that_is_none_is_an_error_with_its_place(at, content, words):
 
 
 def test_labels_are_held_against_the_400_names(at):
-    names = converted_classes()
+    names = released_classes()
     rows = [f'"{name}",id{n:03d},0,10,val' for n, name in enumerate(names)]
     header = "label,youtube_id,time_start,time_end,split\n"
     base = csvs(at / "good", val=header + "\n".join(rows))

@@ -53,7 +53,7 @@ class PackedOptions(SourceOptions):
 
 class Packed(DataSource):
     Options = PackedOptions
-    retries = 1
+    archived = True
 
     def annotations(self):
         listed = {
@@ -61,9 +61,6 @@ class Packed(DataSource):
             for split in self.dataset.splits
         }
         return Annotations.listed(self.dataset, listed)
-
-    def archive(self, split, part):
-        return self.paths.archive(split, part)
 
     def download(self, split, part):
         self.check_part(split, part)
@@ -162,7 +159,7 @@ def test_a_plugin_is_imported_before_the_config_is_checked(tmp_path, monkeypatch
     document = {"name": "x", "dataset": {"name": "x", "source": "nothing"}, "plugins": ["own_sets"]}
     try:
         dataset = config.build(config.resolve(document)).dataset
-        with pytest.raises(V4DError, match=r"dataset\.nothing: no videos in train"):
+        with pytest.raises(V4DError, match=r"dataset\.nothing \(\): no videos in train"):
             open_source(dataset).annotations()
     finally:
         SOURCES.pop("nothing", None)

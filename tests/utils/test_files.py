@@ -1,17 +1,27 @@
 """Files are whole or not there."""
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import pandas
 import pytest
 
 from tests.support.project import environment
 from v4d.errors import V4DError
-from v4d.utils.files import atomic_path, read_json, write_json
+from v4d.utils.files import (
+    atomic_path,
+    file_sha256,
+    lock,
+    open_lock_file,
+    read_json,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -71,3 +81,19 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(V4DError, match="no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_lock_goes_with_its_descriptor(tmp_path):
+    first, second = (open_lock_file(tmp_path / "lock") for _ in range(2))
+    assert lock(first, shared=True) and lock(second, shared=True)
+    assert not lock(second, wait=False)
+    os.close(first)
+    assert lock(second, wait=False)
+    os.close(second)
+
+
+def test_tables_and_digests(tmp_path):
+    write_csv(tmp_path / "a" / "t.csv", pandas.DataFrame({"x": [1, 2]}, index=[7, 8]))
+    path = tmp_path / "a/t.csv"
+    assert path.read_text() == "x\n1\n2\n"
+    assert file_sha256(path) == hashlib.sha256(b"x\n1\n2\n").hexdigest()

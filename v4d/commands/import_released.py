@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from v4d.datasets import converted_classes, released_classes
+    from v4d.datasets import released_classes
     from v4d.models.checkpoint import save_model
     from v4d.models.cost import parameter_count
     from v4d.models.released import class_order, load_released, reorder_classes
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.converter is not None:
         order = class_order(args.converter, model.num_classes)
         reorder_classes(model, list(order.values()))
-        classes = [converted_classes()[index] for index in order]
+        classes = [released_classes()[index] for index in order]
     elif theirs := released_classes(model.num_classes):
         classes = sorted(theirs)
         reorder_classes(model, [theirs.index(name) for name in classes])

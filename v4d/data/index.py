@@ -20,8 +20,7 @@ def dataset_info(config: Config) -> dict[str, Any]:
     Raises:
         V4DError: it is not there, or damaged.
     """
-    info: dict[str, Any] = read_json(config.dataset.paths.info)
-    return info
+    return read_json(config.dataset.paths.info)
 
 
 def class_names(config: Config) -> list[str]:
@@ -30,8 +29,7 @@ def class_names(config: Config) -> list[str]:
     Raises:
         V4DError: their file is not there, or damaged.
     """
-    names: list[str] = read_json(config.dataset.paths.classes)
-    return names
+    return read_json(config.dataset.paths.classes)
 
 
 def read_manifest(config: Config) -> pandas.DataFrame:
@@ -56,13 +54,10 @@ def records(config: Config, split: str) -> list[VideoRecord]:
     usable = manifest[(manifest["split"] == split) & (manifest["status"] == "ok")].sort_values("video_id")
     if usable.empty:
         raise V4DError(f"data set {config.dataset.name!r} has no usable video in split {split!r}")
-    shards = {
-        part: str(config.dataset.paths.shard(split, part).absolute()) for part in usable["part"].unique()
-    }
-    columns = [usable[name] for name in ("video_id", "class_index", "part", "num_frames")]
+    shards = {part: str(config.dataset.paths.shard(split, part).absolute()) for part in set(usable["part"])}
     return [
-        VideoRecord(video_id, int(index), shards[part], int(count))
-        for video_id, index, part, count in zip(*columns, strict=True)
+        VideoRecord(row.video_id, int(row.class_index), shards[row.part], int(row.num_frames))
+        for row in usable.itertuples()
     ]
 
 

@@ -26,6 +26,7 @@ from v4d.config import DatasetConfig, SourceOptions, plain, settings
 from v4d.config.registry import SOURCES
 from v4d.datasets.archives import ArchiveError, read_members
 from v4d.errors import V4DError
+from v4d.utils.cost import StageCost
 
 if TYPE_CHECKING:
     import pandas
@@ -111,20 +112,6 @@ class Published:
 
 
 @dataclass(frozen=True)
-class ArchiveCost:
-    """What it costs to bring the archives: bytes, and seconds of CPU time."""
-
-    download: float = 0.0
-    disk: float = 0.0
-    """What stays."""
-    passing: float = 0.0
-    """What is deleted after use, at its most."""
-    cpu_seconds: float = 0.0
-    basis: str = "averages"
-    """Where the figures come from."""
-
-
-@dataclass(frozen=True)
 class Requirement:
     """Something that a source needs on this machine; `advice` says what to do, and is "" where it is met."""
 
@@ -136,7 +123,8 @@ class Requirement:
 class DataSource(ABC):
     """A data set, or a family of data sets; `SOURCES[name](dataset)` is one of a config.
 
-    Only `annotations` has to be given. A set whose videos lie in archives gives `archive` and `download` too.
+    Only `annotations` has to be given. A set whose videos lie in archives sets `archived` and gives
+    `download` too.
     """
 
     Options: ClassVar[type[SourceOptions]] = SourceOptions
@@ -149,6 +137,8 @@ class DataSource(ABC):
     """How many of the downloads that a profile allows at a time a job counts for."""
     unfinished_hint: ClassVar[str] = ""
     """How to do without parts that cannot be had, as the end of a message."""
+    archived: ClassVar[bool] = False
+    """Whether the videos lie in archives, which `download` brings."""
 
     def __init__(self, dataset: DatasetConfig):
         self.dataset = dataset
@@ -189,7 +179,7 @@ class DataSource(ABC):
 
     def archive(self, split: str, part: str) -> Path | None:
         """The archive of a part; None where nothing has to be fetched."""
-        return None
+        return self.paths.archive(split, part) if self.archived else None
 
     def download(self, split: str, part: str) -> Path:
         """Bring what a part needs; the path it then has.
@@ -279,9 +269,9 @@ class DataSource(ABC):
         """How many of so many annotated videos will be transcoded."""
         return annotated
 
-    def archive_cost(self, videos: int) -> ArchiveCost:
+    def archive_cost(self, videos: int) -> StageCost:
         """What it costs to bring the archives of so many videos."""
-        return ArchiveCost(basis="none are needed")
+        return StageCost(basis="none are needed")
 
     def requirements(self) -> Iterator[Requirement]:
         """What this machine needs for the source, met or not, for `v4d doctor`."""

@@ -29,14 +29,6 @@ class FolderOptions(SourceOptions):
 class FileSource(DataSource):
     """Videos that lie in files; a subclass lists them."""
 
-    suffixes: ClassVar[tuple[str, ...]] = FOLDER_SUFFIXES
-    """Endings of files that count as videos, for messages."""
-
-    @property
-    def place(self) -> str:
-        """How a message names where the files lie."""
-        return f"dataset.{self.dataset.source}"
-
     @abstractmethod
     def files(self, split: str) -> list[tuple[Path, str]]:
         """The videos of a split with their labels, in an order that depends on their names only."""
@@ -47,13 +39,14 @@ class FileSource(DataSource):
         Raises:
             V4DError: a split has no videos, or all splits together have fewer than two classes.
         """
+        place = f"dataset.{self.dataset.source} ({self.options})"
         files = {split: self.files(split) for split in self.dataset.splits}
         for split, pairs in files.items():
             if not pairs:
-                raise V4DError(f"{self.place}: no videos in {split} ({', '.join(self.suffixes)})")
+                raise V4DError(f"{place}: no videos in {split}")
         classes = sorted({label for pairs in files.values() for _, label in pairs})
         if len(classes) < 2:
-            raise V4DError(f"{self.place}: one class only, {classes[0]!r}; at least two are needed")
+            raise V4DError(f"{place}: one class only, {classes[0]!r}; at least two are needed")
         listed = {}
         for split, pairs in files.items():
             ids = unique_ids([path for path, _ in pairs], split)
@@ -82,11 +75,6 @@ class Folder(FileSource):
     Options = FolderOptions
     options: FolderOptions
 
-    @property
-    def place(self) -> str:
-        """How a message names where the files lie."""
-        return f"dataset.folder.path {self.options.path}"
-
     def files(self, split: str) -> list[tuple[Path, str]]:
         """The videos of a split with their labels.
 
@@ -106,7 +94,7 @@ class Folder(FileSource):
             for folder in sorted((root / split).iterdir())
             if folder.is_dir()
             for path in sorted(folder.iterdir())
-            if path.suffix.lower() in self.suffixes and not path.name.startswith(".")
+            if path.suffix.lower() in FOLDER_SUFFIXES and not path.name.startswith(".")
         ]
 
 

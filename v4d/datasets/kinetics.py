@@ -12,20 +12,11 @@ from pydantic import Field
 
 from v4d.config import DatasetConfig, SourceOptions, key
 from v4d.config.fields import List, Number
-from v4d.datasets.base import Annotations, ArchiveCost, DataSource, Published, Requirement, SourceVideo
-from v4d.datasets.kinetics_versions import (
-    DEFAULT,
-    VERSIONS,
-    YOUTUBE,
-    archive_names,
-    edition,
-    given_up,
-    missing_reason,
-    part_names,
-    version,
-)
+from v4d.datasets import kinetics_versions as versions
+from v4d.datasets.base import Annotations, DataSource, Published, Requirement, SourceVideo
+from v4d.datasets.kinetics_versions import DEFAULT, VERSIONS, YOUTUBE
 from v4d.errors import V4DError
-from v4d.utils.cost import total_cost
+from v4d.utils.cost import StageCost, total_cost
 
 if TYPE_CHECKING:
     import pandas
@@ -100,11 +91,37 @@ class KineticsOptions(SourceOptions):
         absent = [split for split in dataset.splits if split not in self.parts]
         if absent:
             raise V4DError(f"config: dataset.kinetics.parts has no entry for split {absent[0]!r}")
-        names = {split: [f"part_{n}" for n in range(count)] for split, count in self.parts.items()}
         for entry in self.give_up:
             split, part = entry.split("/")
-            if part not in [*names.get(split, []), YOUTUBE]:
+            if part != YOUTUBE and not (split in self.parts and part in self.archive_names(split)):
                 raise V4DError(f"config: dataset.kinetics.give_up: there is no part {entry!r}")
+
+    @property
+    def whole(self) -> versions.Version:
+        """The version that is taken."""
+        return VERSIONS[self.version]
+
+    @property
+    def edition(self) -> versions.Edition:
+        """The version that is taken, or its subset."""
+        return self.whole.subsets[self.subset] if self.subset else self.whole
+
+    def archive_names(self, split: str) -> list[str]:
+        """The parts of a split that the public archives hold."""
+        return [f"part_{n}" for n in range(self.parts[split])]
+
+    def part_names(self, split: str) -> list[str]:
+        """The parts of a split: those of the public archives, and `youtube` where that is on."""
+        return self.archive_names(split) + ([YOUTUBE] if self.youtube else [])
+
+    def given_up(self, split: str, part: str) -> bool:
+        """Whether the user does without the rest of a part."""
+        return f"{split}/{part}" in self.give_up
+
+    def missing_reason(self, split: str) -> str:
+        """Why an annotated video may be nowhere: no list says which archive should have held it."""
+        names = [f"{split}/{part}" for part in self.part_names(split) if self.given_up(split, part)]
+        return f"in no archive (given up: {', '.join(names)})" if names else "in no archive"
 
 
 class Kinetics(DataSource):
@@ -112,6 +129,7 @@ class Kinetics(DataSource):
 
     Options = KineticsOptions
     options: KineticsOptions
+    archived = True
     retries = 2
     downloads = 1
     unfinished_hint = "dataset.kinetics.give_up makes the data set without them"
@@ -124,7 +142,7 @@ class Kinetics(DataSource):
 
     def parts(self, split: str) -> list[str]:
         """A part is a public archive; `youtube` is what none of them holds."""
-        return part_names(self.dataset, split)
+        return self.options.part_names(split)
 
     def annotation_settings(self) -> dict[str, Any]:
         """One more split changes no other, nor do addresses.
@@ -138,10 +156,6 @@ class Kinetics(DataSource):
         return self._keys(*keys) | {"source_settings": {name: getattr(self.options, name) for name in names}}
 
     # Archives
-
-    def archive(self, split: str, part: str) -> Path:
-        """The archive of a part."""
-        return self.paths.archive(split, part)
 
     def download(self, split: str, part: str) -> Path:
         """Bring one archive, `replacements`, or `youtube`; the path it then has.
@@ -168,15 +182,15 @@ class Kinetics(DataSource):
 
     def content(self, split: str, part: str) -> dict[str, Any]:
         """What else the bytes of one part depend on."""
-        replaced = split == version(self.dataset).replaced_split and part != YOUTUBE
+        replaced = split == self.options.whole.replaced_split and part != YOUTUBE
         return {
-            "given_up": given_up(self.dataset, split, part),
+            "given_up": self.options.given_up(split, part),
             "replacements": replaced and self.options.use_replacements,
         }
 
     def waits_for(self, split: str, part: str) -> list[str]:
         """What no archive holds is known when all archives are used up."""
-        return archive_names(self.dataset, split) if part == YOUTUBE else []
+        return self.options.archive_names(split) if part == YOUTUBE else []
 
     @property
     def keeps_archives(self) -> bool:
@@ -191,7 +205,7 @@ class Kinetics(DataSource):
         from v4d.datasets.lockfile import verify_archives
 
         given = (name.split("/") for name in self.options.give_up)
-        empty = [self.archive(split, part) for split, part in given if part != YOUTUBE]
+        empty = [self.paths.archive(split, part) for split, part in given if part != YOUTUBE]
         return verify_archives(self.paths, empty)
 
     # Videos
@@ -218,7 +232,7 @@ class Kinetics(DataSource):
 
     def missing_reason(self, split: str) -> str:
         """Why an annotated video may be nowhere."""
-        return missing_reason(self.dataset, split)
+        return self.options.missing_reason(split)
 
     def in_archives(self, manifest: "pandas.DataFrame") -> "pandas.Series[int]":
         """Videos by split that the archives hold in any state."""
@@ -239,41 +253,41 @@ class Kinetics(DataSource):
         """A trial run is another data set; with another number of classes it may be a miniature mirror."""
         if self.dataset.limit is not None:
             return None
-        taken, complete = edition(self.dataset), version(self.dataset).classes == self.options.class_count
+        taken, complete = self.options.edition, self.options.whole.classes == self.options.class_count
         return Published(taken.title, taken.classes, counts=self._published_counts() if complete else None)
 
     def expected_videos(self) -> int:
         """By the published counts."""
         counts, limit = self._published_counts(), self.dataset.limit
-        most = limit * edition(self.dataset).classes if limit else None
+        most = limit * self.options.edition.classes if limit else None
         found = counts["in_archives"].fillna(counts["annotated"])
         return self.transcoded(int(found.clip(upper=most).sum()))
 
     def transcoded(self, annotated: int) -> int:
         """Of archives that the config does not take no video is transcoded."""
-        public = version(self.dataset)
+        public = self.options.whole
         if self.options.class_count != public.classes:
             return annotated  # a mirror of its own
         splits = [split for split in self.dataset.splits if split in public.parts]
         taken = sum(min(self.options.parts[split], public.parts[split]) for split in splits)
         return round(annotated * taken / sum(public.parts[split] for split in splits))
 
-    def archive_cost(self, videos: int) -> ArchiveCost:
+    def archive_cost(self, videos: int) -> StageCost:
         """Archives of the average size, or of the size of those that have come."""
         from v4d.datasets.lockfile import LockFile
 
-        dataset, public = self.dataset, version(self.dataset)
-        parts = [(split, part) for split in dataset.splits for part in archive_names(dataset, split)]
-        count = sum(not given_up(dataset, split, part) for split, part in parts)
+        options, public, splits = self.options, self.options.whole, self.dataset.splits
+        parts = [(split, part) for split in splits for part in options.archive_names(split)]
+        count = sum(not options.given_up(*part) for part in parts)
         sizes = [e.size for name, e in LockFile(self.paths.lock).entries().items() if "/part_" in name]
         size = sum(sizes) / len(sizes) if sizes else public.archive_bytes
-        replaced = self.options.use_replacements and public.replaced_split in dataset.splits
-        extra = public.replacement_bytes if replaced else 0.0
+        replaced = options.use_replacements and public.replaced_split in splits
+        extra = replaced * public.replacements * public.size / public.videos
         download = count * size + extra
         so_far = total_cost(self.paths.costs("archives"))
         cpu = so_far.cpu_seconds / (so_far.bytes / 1e9) if so_far.bytes else ARCHIVE_CPU
-        kept = self.options.keep_archives
-        return ArchiveCost(
+        kept = options.keep_archives
+        return StageCost(
             download,
             disk=download if kept else extra,
             passing=0.0 if kept else min(count, ARCHIVES_AT_ONCE) * size,
@@ -298,4 +312,4 @@ class Kinetics(DataSource):
     def _published_counts(self) -> "pandas.DataFrame":
         from v4d.datasets.published import published_counts
 
-        return published_counts(edition(self.dataset).counts, self.dataset.splits)
+        return published_counts(self.options.edition.counts, self.dataset.splits)

@@ -16,7 +16,7 @@ from v4d.datasets.base import COLUMNS, Annotations
 from v4d.datasets.download.fetch import Check, fetch
 from v4d.datasets.download.http import RetryPolicy
 from v4d.datasets.kinetics_archives import address
-from v4d.datasets.kinetics_versions import Version, edition, version
+from v4d.datasets.kinetics_versions import Version
 from v4d.datasets.lockfile import LockFile
 from v4d.errors import V4DError
 from v4d.utils.files import file_sha256
@@ -38,7 +38,8 @@ def kinetics_annotations(dataset: DatasetConfig, patience: RetryPolicy = QUICK) 
         V4DError: a file cannot be had or read, the classes are not those of the version, a list is not
             the known one.
     """
-    options, whole, taken = dataset.options, version(dataset), edition(dataset)
+    options = dataset.options
+    whole, taken = options.whole, options.edition
     tables = {}
     for split in dataset.splits:
         url = address(dataset, "annotations", f"{split}.csv")
@@ -149,7 +150,7 @@ def _subset(
     dataset: DatasetConfig, split: str, table: pandas.DataFrame, patience: RetryPolicy
 ) -> pandas.DataFrame:
     """The rows of a split that the subset's list names."""
-    options, splits = dataset.options, edition(dataset).splits
+    options, splits = dataset.options, dataset.options.edition.splits
     if split not in splits:
         raise V4DError(f"dataset.splits: subset {options.subset} has {' and '.join(splits)}, no {split!r}")
     name = f"{split}_ytid_list.txt"

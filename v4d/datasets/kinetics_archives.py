@@ -18,8 +18,7 @@ from v4d.datasets.base import SourceVideo, archive_videos
 from v4d.datasets.download.checksums import digest
 from v4d.datasets.download.fetch import fetch
 from v4d.datasets.download.http import RetryPolicy, TransientError, UnavailableError, read_text
-from v4d.datasets.kinetics_versions import archive_names, given_up, version
-from v4d.datasets.lockfile import LockEntry, LockFile
+from v4d.datasets.lockfile import LockFile
 from v4d.datasets.replacements import Replacements, repack
 from v4d.errors import V4DError
 from v4d.utils.cost import measured
@@ -39,7 +38,7 @@ def address(dataset: DatasetConfig, *words: str) -> str:
 
 def replacements_path(dataset: DatasetConfig, split: str) -> Path | None:
     """Where the replacements for a split lie; None where there are none or they are not wanted."""
-    wanted = dataset.options.use_replacements and split == version(dataset).replaced_split
+    wanted = dataset.options.use_replacements and split == dataset.options.whole.replaced_split
     return dataset.paths.replacements(split) if wanted else None
 
 
@@ -52,7 +51,7 @@ def download_archive(dataset: DatasetConfig, split: str, part: str, patience: Re
         V4DError: the archive cannot be had or is another than the one that was locked.
     """
     path = dataset.paths.archive(split, part)
-    if given_up(dataset, split, part):
+    if dataset.options.given_up(split, part):
         return _nothing(path, f"{split}/{part}")
     _check_list(dataset, split)
     download_replacements(dataset, split, patience)
@@ -89,8 +88,7 @@ def download_replacements(
             hint = "dataset.kinetics.use_replacements: false does without replacements"
             raise V4DError(f"{error}; {hint}") from error
         repack(packed, path)
-        digests = digest(path)
-        lock.record(name, LockEntry(digests.size, digests.sha256, "", url))
+        lock.record_file(name, path, url)
         packed.unlink()
     return path
 
@@ -104,7 +102,7 @@ def archived_videos(
         V4DError: the archive is not there or damaged, or the replacements are.
     """
     archive = dataset.paths.archive(split, part)
-    replaced = None if given_up(dataset, split, part) else replacements_path(dataset, split)
+    replaced = None if dataset.options.given_up(split, part) else replacements_path(dataset, split)
     if replaced is None:
         yield from archive_videos(archive, expected)
     else:
@@ -137,15 +135,15 @@ def _download(dataset: DatasetConfig, url: str, path: Path, patience: RetryPolic
 def _adopted(lock: LockFile, name: str, path: Path, url: str) -> bool:
     """Whether a file that lies at the target can stay: the locked one, or a whole archive without a lock."""
     entry = lock.get(name)
-    digests = digest(path)
     if entry is None:
         try:
             check_archive(path)
         except V4DError as error:
             print(f"{error}; it is downloaded again", file=sys.stderr, flush=True)
             return False
-        lock.record(name, LockEntry(digests.size, digests.sha256, "", url))
+        lock.record_file(name, path, url)
         return True
+    digests = digest(path)
     return (entry.size, entry.sha256) == (digests.size, digests.sha256)
 
 
@@ -165,9 +163,9 @@ def _check_list(dataset: DatasetConfig, split: str) -> None:
         return
     addresses = [line.strip() for line in text.splitlines() if line.strip()]
     listed = {Path(urllib.parse.urlsplit(address).path).name for address in addresses}
-    parts = archive_names(dataset, split)
+    parts = dataset.options.archive_names(split)
     expected = {f"{part}.tar.gz" for part in parts}
-    missed = {f"{part}.tar.gz" for part in parts if not given_up(dataset, split, part)}
+    missed = {f"{part}.tar.gz" for part in parts if not dataset.options.given_up(split, part)}
     gone = _in_order(missed - listed)
     new = [] if dataset.limit is not None else _in_order(listed - expected)
     if gone or new:

@@ -65,6 +65,11 @@ class LockFile:
                 f"to accept the new one"
             )
 
+    def record_file(self, name: str, path: Path, url: str = "", *, replace: bool = False) -> None:
+        """`record` a file as it is on disk."""
+        digests = digest(path)
+        self.record(name, LockEntry(digests.size, digests.sha256, "", url), replace=replace)
+
     def record(self, name: str, entry: LockEntry, *, replace: bool = False) -> None:
         """Write an entry, or hold a file against the one that is there unless it may be replaced.
 

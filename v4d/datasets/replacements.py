@@ -30,17 +30,10 @@ class Replacements:
         except (OSError, tarfile.TarError) as error:
             raise ArchiveError(f"{path} is damaged: {error}") from error
 
-    def __len__(self) -> int:
-        return len(self._places)
-
     def get(self, video_id: str) -> bytes | None:
         """The bytes of a replacement, or None."""
         place = self._places.get(video_id)
         return None if place is None else os.pread(self._descriptor, place[1], place[0])
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
 
 
 def repack(source: Path, target: Path) -> int:

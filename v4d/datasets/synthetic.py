@@ -9,8 +9,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from v4d.config import DatasetConfig, SourceOptions, key
-from v4d.datasets.base import Annotations, ArchiveCost, DataSource
+from v4d.datasets.base import Annotations, DataSource
 from v4d.errors import V4DError
+from v4d.utils.cost import StageCost
 
 CLASSES = ("down_then_up", "left_then_right", "right_then_left", "up_then_down")
 VIDEO_BYTES, VIDEO_CPU = 200e3, 0.17
@@ -43,6 +44,7 @@ class Synthetic(DataSource):
 
     Options = SyntheticOptions
     options: SyntheticOptions
+    archived = True
     seconds = 3.8
 
     def annotations(self) -> Annotations:
@@ -58,10 +60,6 @@ class Synthetic(DataSource):
         """The ids of a split with their classes, which come in turn."""
         return [(f"{split}_{n:05d}", CLASSES[n % len(CLASSES)]) for n in range(self.options.videos[split])]
 
-    def archive(self, split: str, part: str) -> Path:
-        """The archive of a part."""
-        return self.paths.archive(split, part)
-
     def download(self, split: str, part: str) -> Path:
         """Render the videos of a part, on all cores."""
         from v4d.datasets.synthetic_videos import write_archive
@@ -69,15 +67,8 @@ class Synthetic(DataSource):
         self.check_part(split, part)
         start = int(part.removeprefix("part_")) * self.dataset.part_size
         members = self.members(split)[start : start + self.dataset.part_size]
-        path, look = self.archive(split, part), self.options
-        write_archive(
-            path,
-            members,
-            f"{split} {part}",
-            size=look.size,
-            rest_frames=look.rest_frames,
-            seed=look.seed,
-        )
+        path, look = self.paths.archive(split, part), self.options.model_dump(exclude={"videos"})
+        write_archive(path, members, f"{split} {part}", **look)
         return path
 
     def archive_settings(self) -> dict[str, Any]:
@@ -88,7 +79,7 @@ class Synthetic(DataSource):
         """All cores: nothing is waited for."""
         return cores
 
-    def archive_cost(self, videos: int) -> ArchiveCost:
+    def archive_cost(self, videos: int) -> StageCost:
         """Rendering; the archives are deleted after use."""
         scale = videos * (self.options.size / 128) ** 2
-        return ArchiveCost(passing=VIDEO_BYTES * scale, cpu_seconds=VIDEO_CPU * scale)
+        return StageCost(passing=VIDEO_BYTES * scale, cpu_seconds=VIDEO_CPU * scale)

@@ -26,9 +26,8 @@ import pandas
 
 from v4d.config import DatasetConfig
 from v4d.datasets.base import Requirement, SourceVideo, archive_videos
-from v4d.datasets.download.checksums import digest
-from v4d.datasets.kinetics_versions import YOUTUBE, archive_names, given_up, missing_reason
-from v4d.datasets.lockfile import LockEntry, LockFile
+from v4d.datasets.kinetics_versions import YOUTUBE
+from v4d.datasets.lockfile import LockFile
 from v4d.errors import V4DError
 from v4d.utils.ffmpeg import Finished, ffmpeg_binary, run_with_deadline
 from v4d.utils.files import atomic_path, exclusive
@@ -59,13 +58,11 @@ def download_missing(dataset: DatasetConfig, split: str, *, deadline: float = DE
     target, folder = dataset.paths.archive(split, YOUTUBE), dataset.paths.gathered(split, YOUTUBE)
     with exclusive(target):
         folder.mkdir(parents=True, exist_ok=True)
-        if not given_up(dataset, split, YOUTUBE):
+        if not dataset.options.given_up(split, YOUTUBE):
             with exclusive(dataset.paths.archives / YOUTUBE):  # two splits' jobs would be two at a time
                 _fetch_all(dataset, split, folder, deadline)
         _pack(folder, target)
-        digests = digest(target)
-        lock = LockFile(dataset.paths.lock)
-        lock.record(f"{split}/{target.name}", LockEntry(digests.size, digests.sha256), replace=True)
+        LockFile(dataset.paths.lock).record_file(f"{split}/{target.name}", target, replace=True)
     return target
 
 
@@ -76,7 +73,7 @@ def missing_videos(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
         V4DError: the annotations, or the ledger of a part, are not there yet.
     """
     paths = [dataset.paths.annotations(split)]
-    paths += [dataset.paths.clips_ledger(split, part) for part in archive_names(dataset, split)]
+    paths += [dataset.paths.clips_ledger(split, part) for part in dataset.options.archive_names(split)]
     tables = []
     for path in paths:
         if not path.exists():
@@ -96,7 +93,7 @@ def youtube_videos(dataset: DatasetConfig, split: str, missing: pandas.DataFrame
     reasons = outcomes(dataset, split)
     for video_id in missing["video_id"]:
         if video_id not in came:
-            reason = f"{missing_reason(dataset, split)}; YouTube: {reasons.get(video_id, 'not asked')}"
+            reason = f"{dataset.options.missing_reason(split)}; YouTube: {reasons.get(video_id, 'not asked')}"
             yield SourceVideo(video_id, None, status="missing", reason=reason)
 
 

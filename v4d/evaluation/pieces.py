@@ -176,7 +176,7 @@ class TestRun:
             while sum(table.num_rows for table in done) < len(piece):
                 done.append(next(tables))
                 if lines:
-                    lines.advance(done[-1].num_rows)
+                    lines.update(done[-1].num_rows)
             write_table(file, pa.concat_tables(done))
         if lines:
             lines.close()

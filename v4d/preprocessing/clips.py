@@ -18,8 +18,9 @@ from typing import Any
 import pandas
 
 from v4d.config import ClipsConfig, DatasetConfig
-from v4d.datasets import SourceVideo, open_source
+from v4d.datasets import open_source
 from v4d.datasets.archives import add_member
+from v4d.datasets.base import SourceVideo
 from v4d.errors import V4DError
 from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share
 from v4d.preprocessing.transcode import Clip, clip_command, transcode

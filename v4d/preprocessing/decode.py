@@ -173,15 +173,13 @@ def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
     import decord
 
     try:
-        return _read_by_decord(data, settings)
+        return _read_by_decord(decord.VideoReader, data, settings)
     except (RuntimeError, decord.DECORDError) as error:  # the latter is no RuntimeError
         raise BadClipError(str(error).strip().splitlines()[0]) from error
 
 
-def _read_by_decord(data: bytes, settings: FramesConfig) -> DecodedClip:
-    import decord
-
-    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+def _read_by_decord(open_video: Any, data: bytes, settings: FramesConfig) -> DecodedClip:
+    reader = open_video(io.BytesIO(data), num_threads=1)
     shown = _shown_packets(data)
     if len(reader) > shown:
         return DecodedClip(
@@ -190,18 +188,12 @@ def _read_by_decord(data: bytes, settings: FramesConfig) -> DecodedClip:
     height, width = reader[0].shape[:2]
     size = target_size(width, height, settings.size)
     if size != (width, height):
-        reader = decord.VideoReader(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
-    jpegs = [
-        simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420")
-        for image in _decord_images(reader, settings.stride)
-    ]
-    return DecodedClip(
-        jpegs=jpegs,
-        num_frames=len(reader),
-        fps=float(reader.get_avg_fps()),
-        size=size,
-        source_size=(width, height),
-    )
+        reader = open_video(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
+    clip = DecodedClip(fps=float(reader.get_avg_fps()), size=size, source_size=(width, height))
+    for image in _decord_images(reader, settings.stride):
+        clip.jpegs.append(simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420"))
+    clip.num_frames = len(reader)
+    return clip
 
 
 def _shown_packets(data: bytes) -> int:

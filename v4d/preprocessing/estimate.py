@@ -5,13 +5,11 @@ with where they come from; as soon as jobs of this data set have run on this mac
 takes their place (`basis` says which).
 """
 
-from dataclasses import dataclass
-
 import pandas
 
 from v4d.config import ClipsConfig, Config, DatasetConfig, FramesConfig, frame_size
 from v4d.datasets import DataSource, open_source
-from v4d.utils.cost import total_cost
+from v4d.utils.cost import StageCost, total_cost
 
 SECONDS, RATE = 10.0, 30.0
 """Length and frame rate of the clips for which the averages below hold."""
@@ -42,19 +40,6 @@ DECODE_SHARE = 0.447 / 0.567
 PIXELS = 320 * 256
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A row of the estimate; `disk` is what stays, `passing` what is deleted again (bytes)."""
-
-    stage: str
-    videos: int
-    download: float
-    disk: float
-    cpu_seconds: float
-    basis: str
-    passing: float = 0.0
-
-
 def estimate(config: Config) -> pandas.DataFrame:
     """A row a stage: videos, download_gb, disk_gb (stays), passing_gb (is deleted again), cpu_hours, basis.
 
@@ -63,31 +48,24 @@ def estimate(config: Config) -> pandas.DataFrame:
     """
     dataset, source = config.dataset, open_source(config.dataset)
     videos, seconds = count_videos(source), _seconds(source)
-    brought = source.archive_cost(videos)
-    stages = [
-        Stage(
-            "archives",
-            videos,
-            brought.download,
-            brought.disk,
-            brought.cpu_seconds,
-            brought.basis,
-            brought.passing,
-        ),
-        _clips(dataset, config.clips, videos, seconds),
-        _frames(dataset, config.frames, config.clips, videos, seconds),
-    ]
-    return pandas.DataFrame(
+    stages = {
+        "archives": source.archive_cost(videos),
+        "clips": _clips(dataset, config.clips, videos, seconds),
+        "frames": _frames(dataset, config.frames, config.clips, videos, seconds),
+    }
+    rows = [
         {
-            "stage": [s.stage for s in stages],
-            "videos": [s.videos for s in stages],
-            "download_gb": [s.download / 1e9 for s in stages],
-            "disk_gb": [s.disk / 1e9 for s in stages],
-            "passing_gb": [s.passing / 1e9 for s in stages],
-            "cpu_hours": [s.cpu_seconds / 3600 for s in stages],
-            "basis": [s.basis for s in stages],
+            "stage": name,
+            "videos": videos,
+            "download_gb": cost.download / 1e9,
+            "disk_gb": cost.disk / 1e9,
+            "passing_gb": cost.passing / 1e9,
+            "cpu_hours": cost.cpu_seconds / 3600,
+            "basis": cost.basis,
         }
-    ).set_index("stage")
+        for name, cost in stages.items()
+    ]
+    return pandas.DataFrame(rows).set_index("stage")
 
 
 def summary(table: pandas.DataFrame, *, cores: int, free: float) -> list[str]:
@@ -116,7 +94,7 @@ def count_videos(source: DataSource) -> int:
     return source.transcoded(sum(len(pandas.read_parquet(table, columns=["video_id"])) for table in tables))
 
 
-def _clips(dataset: DatasetConfig, settings: ClipsConfig, videos: int, seconds: float) -> Stage:
+def _clips(dataset: DatasetConfig, settings: ClipsConfig, videos: int, seconds: float) -> StageCost:
     pixels = _pixels(settings.size) / PIXELS
     length = seconds / SECONDS
     cpu = CLIP_CPU * length * (CLIP_FIXED + (1 - CLIP_FIXED) * pixels * PRESET_CPU[settings.preset])
@@ -128,13 +106,13 @@ def _clips(dataset: DatasetConfig, settings: ClipsConfig, videos: int, seconds: 
         size = ledgers["bytes"].mean()
     if cost.videos:
         cpu = cost.cpu_seconds / cost.videos
-    stays, passes = (size, 0.0) if settings.keep else (0.0, size)
-    return Stage("clips", videos, 0.0, videos * stays, videos * cpu, _basis(ledgers), videos * passes)
+    disk, passing = (videos * size, 0.0) if settings.keep else (0.0, videos * size)
+    return StageCost(disk=disk, passing=passing, cpu_seconds=videos * cpu, basis=_basis(ledgers))
 
 
 def _frames(
     dataset: DatasetConfig, settings: FramesConfig, clips: ClipsConfig, videos: int, seconds: float
-) -> Stage:
+) -> StageCost:
     clip_pixels = _pixels(clips.size) / PIXELS
     pixels = clip_pixels if settings.size is None else _pixels(settings.size) / PIXELS
     frames = seconds * (clips.fps or RATE)
@@ -146,7 +124,7 @@ def _frames(
     if len(ledgers):
         size = ledgers["bytes"].mean() * LMDB_OVERHEAD
         cpu = _benchmark_cpu(dataset, "frames") / len(ledgers) or cpu
-    return Stage("frames", videos, 0.0, videos * size, videos * cpu, _basis(ledgers))
+    return StageCost(disk=videos * size, cpu_seconds=videos * cpu, basis=_basis(ledgers))
 
 
 def _jpeg_bytes(quality: int) -> float:

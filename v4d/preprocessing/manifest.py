@@ -17,24 +17,12 @@ from v4d.data.index import class_names, read_manifest, read_table
 from v4d.data.shards import open_store
 from v4d.datasets import DataSource, open_source
 from v4d.errors import V4DError
-from v4d.preprocessing.ledger import check_bad_share, status_counts
+from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share, status_counts
 from v4d.utils.files import atomic_path, write_csv, write_json
 from v4d.utils.text import some_of
 
-MANIFEST_COLUMNS = [
-    "video_id",
-    "label",
-    "class_index",
-    "split",
-    "part",
-    "status",
-    "reason",
-    "num_frames",
-    "fps",
-    "width",
-    "height",
-    "bytes",
-]
+MANIFEST_COLUMNS = list(LEDGER_COLUMNS)[:12]
+"""video_id to bytes; further columns of the tables follow."""
 
 
 def write_manifest(config: Config) -> dict[str, Any]:

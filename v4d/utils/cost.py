@@ -19,6 +19,20 @@ class Cost:
     cpu_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of the pipeline will cost: bytes, and CPU time (seconds)."""
+
+    download: float = 0.0
+    disk: float = 0.0
+    """What stays."""
+    passing: float = 0.0
+    """What is deleted after use, at its most."""
+    cpu_seconds: float = 0.0
+    basis: str = "averages"
+    """Where the figures come from."""
+
+
 @contextmanager
 def measured(path: Path) -> Iterator[Cost]:
     """Measure the block, children included, and write `path`; a failure leaves nothing.

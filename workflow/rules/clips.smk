@@ -6,9 +6,7 @@ rule clips:
         annotations=DATA.annotations("{split}"),
         archive=lambda wildcards: SOURCE.archive(**wildcards) or [],
     output:
-        clips=v4d_workflow.temporary_unless(
-            CONFIG.clips.keep, DATA.clips("{split}", "{part}"), temp
-        ),
+        clips=kept(CONFIG.clips.keep, DATA.clips("{split}", "{part}")),
         ledger=DATA.clips_ledger("{split}", "{part}"),
     log:
         f"{LOGS}/clips/{{split}}/{{part}}.log",
@@ -20,7 +18,7 @@ rule clips:
     threads: SOURCE.part_threads(CORES)
     params:
         config=RESOLVED,
-        clips=v4d_workflow.clips_settings(CONFIG),
+        clips=v4d_workflow.block_settings(CONFIG, "clips"),
         part=lambda wildcards: SOURCE.content(**wildcards),
     shell:
         "v4d clips --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"

@@ -50,6 +50,11 @@ onerror:
     print("\n".join(v4d_workflow.failures(CONFIG, STARTED)), file=sys.stderr)
 
 
+def kept(keep, path):
+    """An output that Snakemake deletes when nothing needs it any more, unless it is to be kept."""
+    return path if keep else temp(path)
+
+
 def final_targets():
     """What `all` makes: the comparison and the report, or the data set where no model is named."""
     if not CONFIG.models:

@@ -3,11 +3,7 @@
 
 rule archive:
     output:
-        v4d_workflow.temporary_unless(
-            SOURCE.keeps_archives,
-            DATA.archive("{split}", "{part}"),
-            temp,
-        ),
+        kept(SOURCE.keeps_archives, DATA.archive("{split}", "{part}")),
     log:
         f"{LOGS}/archive/{{split}}/{{part}}.log",
     benchmark:
@@ -39,11 +35,7 @@ rule late_archive:
             for part in SOURCE.waits_for(**wildcards)
         ],
     output:
-        v4d_workflow.temporary_unless(
-            SOURCE.keeps_archives,
-            DATA.archive("{split}", "{part}"),
-            temp,
-        ),
+        kept(SOURCE.keeps_archives, DATA.archive("{split}", "{part}")),
     log:
         f"{LOGS}/archive/{{split}}/{{part}}.log",
     benchmark:

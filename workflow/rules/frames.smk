@@ -18,7 +18,7 @@ rule frames:
     threads: SOURCE.part_threads(CORES)
     params:
         config=RESOLVED,
-        frames=v4d_workflow.frames_settings(CONFIG),
+        frames=v4d_workflow.block_settings(CONFIG, "frames"),
     shell:
         "v4d frames --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"

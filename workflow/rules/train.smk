@@ -15,7 +15,7 @@ rule tracking:
         ENVIRONMENT
     params:
         config=RESOLVED,
-        tracking=v4d_workflow.tracking_settings(CONFIG),
+        tracking=v4d_workflow.block_settings(CONFIG, "tracking"),
     shell:
         "v4d tracking-init --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
 
