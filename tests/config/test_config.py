@@ -1,6 +1,5 @@
 """The config: what is refused and how it is said, defaults, overlays."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import yaml
 
 from v4d import config
 from v4d.config import relations
+from v4d.config.paths import ResultsPaths
 from v4d.errors import V4DError
 
 ROOT = Path(__file__).parents[2]
@@ -70,12 +70,12 @@ def test_resolving_twice_changes_nothing():
 
 
 def test_no_name_is_one_of_a_file_or_folder_beside_it():
-    """What the rules write into results/<name>/ and results/<name>/<model>/ under fixed names."""
-    rules = "".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
-    beside_models = set(re.findall(r"\{RESULTS\}/([\w.]+)", rules))
-    beside_stages = set(re.findall(r"\{RESULTS\}/\{+model\}+/([\w.]+)", rules))
-    assert beside_models and beside_models <= set(relations.RESERVED_MODELS)
-    assert beside_stages and beside_stages <= set(relations.RESERVED_STAGES)
+    """What lies in results/<name>/ and results/<name>/<model>/ under fixed names."""
+    paths = ResultsPaths(Path("results"))
+    fixed = [name for name, value in vars(ResultsPaths).items() if isinstance(value, property)]
+    beside_models = {getattr(paths, name).name for name in fixed} | {paths.benchmark("x").parent.name}
+    assert len(beside_models) > 5 and beside_models <= set(relations.RESERVED_MODELS)
+    assert paths.test("v4d").name in relations.RESERVED_STAGES
 
 
 def test_the_input_is_left_alone():

@@ -460,6 +460,16 @@ def test_a_shard_without_videos_is_a_shard(shard_path):
     assert reader.counts() == {"videos": 0, "frames": 0, "bytes": 0}
 
 
+def test_a_storage_is_chosen_by_the_files_ending(shard_path, monkeypatch):
+    write_shard(shard_path, {"v": jpegs(2)})
+    assert shards.open_store(shard_path).video_ids == ["v"]
+    other = shutil.copy(shard_path, shard_path.with_suffix(".other"))
+    with pytest.raises(V4DError, match=r"frames are stored in files named \.lmdb"):
+        shards.open_store(other)
+    monkeypatch.setitem(shards.STORES, ".other", ShardReader)
+    assert shards.open_store(other).num_frames("v") == 2
+
+
 def test_readers_import_neither_torch_nor_tables():
     """What a process that only reads frames pays for."""
     heavy = {"torch", "pandas", "pyarrow", "mlflow", "av"}

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from tests.support import mirror
 from tests.support.project import environment
 from v4d import config
+from v4d.datasets import open_source
 from v4d.datasets.archives import check_archive, read_members
 from v4d.datasets.download import ranges as transfer
-from v4d.datasets.download.checksums import digest, multipart_etag
+from v4d.datasets.download.checksums import digest
 from v4d.datasets.download.fetch import fetch
 from v4d.datasets.download.http import RetryPolicy
 from v4d.datasets.kinetics_archives import download_archive
-from v4d.datasets.lockfile import LockEntry, LockFile, verify_archives
+from v4d.datasets.lockfile import LockEntry, LockFile
 from v4d.errors import V4DError
 
 HASTE = RetryPolicy(first=0.01, cap=0.02, attempts=4, stall=10, least_rate=1000)
@@ -289,11 +290,19 @@ def test_killed_at_any_moment_the_download_goes_on(served, tmp_path, good):
 # ETags
 
 
-@given(data=st.binary(min_size=1, max_size=3000), length=st.integers(1, 3000))
-def test_a_multipart_etag_is_the_md5_of_the_parts_md5s(data, length):
+def multipart_etag(data: bytes, length: int) -> str:
+    """The MD5 of the parts' MD5s, and their number."""
     parts = [data[start : start + length] for start in range(0, len(data), length)]
-    expected = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts)).hexdigest()
-    assert multipart_etag(data, length) == f"{expected}-{len(parts)}"
+    whole = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts))
+    return f"{whole.hexdigest()}-{len(parts)}"
+
+
+@given(data=st.binary(min_size=1, max_size=3000), count=st.integers(1, 50))
+def test_the_etag_of_equal_parts_is_recognised(tmp_path_factory, data, count):
+    path = tmp_path_factory.mktemp("etag") / "x"
+    path.write_bytes(data)
+    length = -(-len(data) // count)
+    assert digest(path, multipart_etag(data, length)).etag_fits is True
 
 
 @pytest.mark.parametrize("part_mib", [5, 8, 16])
@@ -364,7 +373,7 @@ def test_archives_and_replacements_come_and_are_locked(at, layout, kind):
     content = served_part(layout, "val", "part_0")
     entry = lock["val/part_0.tar.gz"]
     assert (entry["size"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
-    assert verify_archives(dataset) == []
+    assert open_source(dataset).verify_archives() == []
 
 
 def test_verify_finds_what_was_touched(at, layout):
@@ -374,7 +383,7 @@ def test_verify_finds_what_was_touched(at, layout):
     data[100] ^= 1
     path.write_bytes(data)
     shutil.copy(path, path.with_name("part_7.tar.gz"))
-    problems = verify_archives(dataset)
+    problems = open_source(dataset).verify_archives()
     assert len(problems) == 2
     assert "part_0.tar.gz: its sha256" in problems[0] and "part_7.tar.gz: not in" in problems[1]
 
@@ -382,7 +391,7 @@ def test_verify_finds_what_was_touched(at, layout):
 def test_another_archive_than_the_locked_one_is_refused(at, layout):
     dataset = dataset_of(layout.root.as_uri())
     path = download_archive(dataset, "val", "part_0", HASTE)
-    lock = LockFile(dataset.root)
+    lock = LockFile(dataset.paths.lock)
     path.unlink()
     document = json.loads(lock.path.read_text())
     document["val/part_0.tar.gz"]["sha256"] = "0" * 64
@@ -430,7 +439,8 @@ def test_an_archive_that_is_given_up_is_an_archive_of_nothing(at, layout):
     download_archive(dataset, "train", "part_0", HASTE)
     path = download_archive(dataset, "train", "part_1", HASTE)
     assert list(read_members(path, lambda *video: True)) == []
-    assert verify_archives(dataset) == [] and "train/part_1.tar.gz" not in LockFile(dataset.root).entries()
+    assert open_source(dataset).verify_archives() == []
+    assert "train/part_1.tar.gz" not in LockFile(dataset.paths.lock).entries()
     shutil.copy(layout.root / "400/train/part_1.tar.gz", at / "copy/400/train/part_1.tar.gz")
     shutil.copy(layout.root / "400/train/k400_train_path.txt", at / "copy/400/train/k400_train_path.txt")
     dataset = dataset_of((at / "copy").as_uri())  # it is there again, and wanted again
@@ -475,11 +485,11 @@ def test_a_list_that_cannot_be_had_is_no_obstacle(at, layout, capsys):
 @pytest.mark.parametrize(("split", "part"), [("train", "part_2"), ("val", "../part_0"), ("test", "part_0")])
 def test_a_part_that_does_not_exist(at, layout, split, part):
     with pytest.raises(V4DError, match=r"no part|no split"):
-        download_archive(dataset_of(layout.root.as_uri()), split, part, HASTE)
+        open_source(dataset_of(layout.root.as_uri())).download(split, part)
 
 
 def test_the_lock_is_written_by_several_processes_at_once(tmp_path):
-    lock = LockFile(tmp_path)
+    lock = LockFile(tmp_path / "archives.lock.json")
     workers = [
         threading.Thread(target=lock.record, args=(f"train/part_{n}.tar.gz", LockEntry(n, "0" * 64)))
         for n in range(20)

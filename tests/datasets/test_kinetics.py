@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 import random
@@ -12,13 +13,14 @@ import pytest
 
 from tests.support import mirror
 from v4d import cli, config
-from v4d.datasets import kinetics
+from v4d.datasets import open_source, released_classes
 from v4d.datasets.annotations import write_annotations
 from v4d.datasets.download.http import RetryPolicy
-from v4d.datasets.kinetics import kinetics_annotations, published_counts
+from v4d.datasets.kinetics_annotations import kinetics_annotations
 from v4d.datasets.kinetics_archives import download_archive
+from v4d.datasets.kinetics_versions import VERSIONS
 from v4d.errors import V4DError
-from v4d.preprocessing.parts import transcode_part
+from v4d.preprocessing.clips import transcode_part
 
 HASTE = RetryPolicy(first=0.01, cap=0.02, attempts=4)
 CLIPS = config.ClipsConfig(
@@ -50,6 +52,12 @@ def dataset_of(base: str, *, limit=None, splits=("train", "val"), **settings) ->
     return config.build(config.resolve(document)).dataset
 
 
+def read(dataset: config.DatasetConfig) -> tuple[list[str], dict[str, pandas.DataFrame]]:
+    """Classes, and tables by split."""
+    found = kinetics_annotations(dataset, HASTE)
+    return found.classes, found.tables
+
+
 def csvs(folder: Path, **contents: str) -> str:
     for split, content in contents.items():
         mirror.write(folder / f"400/annotations/{split}.csv", content.encode())
@@ -60,31 +68,51 @@ def csvs(folder: Path, **contents: str) -> str:
 
 
 def test_the_400_names_and_the_released_models_order():
-    names, released = kinetics.class_names(), kinetics.released_mini_order()
-    assert len(set(names)) == 400 and names == sorted(names)
+    names, released = released_classes(400), released_classes(200)
+    assert len(set(names)) == 400 and names == sorted(names) == released_classes()
     assert names[0] == "abseiling" and names[-1] == "zumba"
     assert len(set(released)) == 200 and set(released) <= set(names)
     # from the released converter: Kinetics-400 index 18 is their class 0, 229 their 1, 399 their 15
     assert [released[0], released[1], released[15]] == [names[18], names[229], names[399]]
+    assert released_classes(7) == []
+
+
+def test_a_version_is_one_entry(monkeypatch):
+    """Another one has its own number of classes and archives, and results of its own."""
+    six = dataclasses.replace(
+        VERSIONS["400"], title="Kinetics-600", classes=600, parts={"val": 2}, subsets={}
+    )
+    monkeypatch.setitem(VERSIONS, "600", six)
+    dataset = dataset_of("file:///m", splits=["val"], class_count=600, parts={"val": 1})
+    options = dataset.options.model_copy(update={"version": "600"})  # whose names were read at the start
+    source = open_source(dataset.model_copy(update={"kinetics": options}))
+    assert source.published_name(600, "val") == "Kinetics-600"
+    assert source.transcoded(100) == 50
+    assert source.archive_settings() == {"version": "600"}
 
 
 def test_published_counts_are_those_of_the_papers():
     public = "https://s3.amazonaws.com/kinetics"
-    full = published_counts(dataset_of(public, class_count=400, splits=["train", "val", "test"]))
+
+    def counts(**settings) -> pandas.DataFrame | None:
+        published = open_source(dataset_of(public, **settings)).published()
+        return published and published.counts
+
+    full = counts(class_count=400, splits=["train", "val", "test"])
     assert list(full.loc["train"]) == [246_534, 240_258, 240_436]
     assert list(full["annotated"]) == [246_534, 19_906, 39_805]
     assert full["authors_copy"].isna().tolist() == [False, False, True]
-    mini = published_counts(dataset_of(public, class_count=400, subset="mini200"))
+    mini = counts(class_count=400, subset="mini200")
     assert list(mini["annotated"]) == [80_000, 5_000] and list(mini["authors_copy"]) == [78_422, 4_994]
-    assert published_counts(dataset_of(public, class_count=None)) is None
-    assert published_counts(dataset_of(public, class_count=400, limit=3)) is None
+    assert counts(class_count=None) is None
+    assert counts(class_count=400, limit=3) is None
 
 
 # Reading
 
 
 def test_both_header_styles_and_every_id_are_read(layout):
-    classes, tables = kinetics_annotations(dataset_of(layout.root.as_uri()), HASTE)
+    classes, tables = read(dataset_of(layout.root.as_uri()))
     assert classes == sorted(mirror.LABELS)
     for split in ("train", "val"):
         table = tables[split]
@@ -104,10 +132,10 @@ def test_ids_that_look_like_something_else_stay_text(at):
     rows = [f"yoga,{i},1,11,val" for i in ids]
     base = csvs(at / "m", val="\r\n".join(["\ufefflabel,youtube_id,time_start,time_end,split", *rows]))
     with pytest.raises(V4DError, match=r"line 7: '-0\.5e3' is no YouTube id"):
-        kinetics_annotations(dataset_of(base, splits=["val"]), HASTE)
+        read(dataset_of(base, splits=["val"]))
     del rows[5]
     base = csvs(at / "n", val="\r\n".join(["\ufefflabel,youtube_id,time_start,time_end,split", *rows]))
-    _, tables = kinetics_annotations(dataset_of(base, splits=["val"]), HASTE)
+    _, tables = read(dataset_of(base, splits=["val"]))
     assert list(tables["val"]["video_id"]) == [row.split(",")[1] for row in rows]
 
 
@@ -115,7 +143,7 @@ def test_an_id_counts_once_and_a_test_video_is_not_trained_on(at, capsys):
     header = "label,youtube_id,time_start,time_end,split,is_cc\n"
     train = "yoga,a,1,11,train,0\nzumba,a,5,15,train,0\nyoga,shared,1,11,train,0\nzumba,b,1,11,train,1\n"
     base = csvs(at / "m", train=header + train, val=header + "zumba,shared,1,11,val,0\nyoga,c,0,10,val,0\n")
-    _, tables = kinetics_annotations(dataset_of(base), HASTE)
+    _, tables = read(dataset_of(base))
     assert list(tables["train"]["video_id"]) == ["a", "b"] and tables["train"]["label"][0] == "yoga"
     assert list(tables["val"]["video_id"]) == ["shared", "c"]
     said = capsys.readouterr().err
@@ -139,26 +167,26 @@ def test_an_id_counts_once_and_a_test_video_is_not_trained_on(at, capsys):
 def test_a_table_that_is_none_is_an_error_with_its_place(at, content, words):
     base = csvs(at / "m", val=content)
     with pytest.raises(V4DError, match=words):
-        kinetics_annotations(dataset_of(base, splits=["val"]), HASTE)
+        read(dataset_of(base, splits=["val"]))
     assert not Path("data/k/annotations/source/val.csv").exists()
 
 
 def test_labels_are_held_against_the_400_names(at):
-    names = kinetics.class_names()
+    names = released_classes()
     rows = [f'"{name}",id{n:03d},0,10,val' for n, name in enumerate(names)]
     header = "label,youtube_id,time_start,time_end,split\n"
     base = csvs(at / "good", val=header + "\n".join(rows))
-    classes, tables = kinetics_annotations(dataset_of(base, splits=["val"], class_count=400), HASTE)
+    classes, tables = read(dataset_of(base, splits=["val"], class_count=400))
     assert classes == names and list(tables["val"]["class_index"]) == list(range(400))
     base = csvs(at / "bad", val=header + "\n".join(rows).replace("zumba", "zumbaa"))
     shutil.rmtree("data")
     with pytest.raises(V4DError, match=r"2 differ, e\.g\. 'zumba'"):
-        kinetics_annotations(dataset_of(base, splits=["val"], class_count=400), HASTE)
+        read(dataset_of(base, splits=["val"], class_count=400))
 
 
 def test_a_number_of_classes_that_is_not_the_configured_one(layout):
     with pytest.raises(V4DError, match=r"4 classes.* dataset\.kinetics\.class_count is 5"):
-        kinetics_annotations(dataset_of(layout.root.as_uri(), class_count=5), HASTE)
+        read(dataset_of(layout.root.as_uri(), class_count=5))
 
 
 # Mini-Kinetics
@@ -172,7 +200,7 @@ def mini(layout: mirror.Layout, **changes) -> config.DatasetConfig:
 
 
 def test_a_subset_has_its_listed_videos_and_classes_in_alphabetical_order(layout):
-    classes, tables = kinetics_annotations(mini(layout), HASTE)
+    classes, tables = read(mini(layout))
     assert classes == sorted([mirror.LABELS[0], mirror.LABELS[2]])
     for split, table in tables.items():
         assert set(table["video_id"]) == {i for i in layout.ids(split) if layout.labels[i] in classes}
@@ -182,13 +210,13 @@ def test_a_subset_has_its_listed_videos_and_classes_in_alphabetical_order(layout
 def test_a_list_with_another_sha256_is_refused(layout):
     wrong = {"train": "0" * 64, "val": "0" * 64}
     with pytest.raises(V4DError, match=r"dataset\.kinetics\.mini_sha256\.train"):
-        kinetics_annotations(mini(layout, mini_sha256=wrong), HASTE)
-    kinetics_annotations(mini(layout, mini_sha256=None), HASTE)
+        read(mini(layout, mini_sha256=wrong))
+    read(mini(layout, mini_sha256=None))
 
 
 def test_a_subset_has_no_test_split(layout):
     with pytest.raises(V4DError, match="mini200 has train and val"):
-        kinetics_annotations(mini(layout, splits=["train", "val", "test"]), HASTE)
+        read(mini(layout, splits=["train", "val", "test"]))
 
 
 # Fetching
@@ -197,21 +225,21 @@ def test_a_subset_has_no_test_split(layout):
 def test_tables_are_fetched_once_and_again_from_another_address_or_when_touched(layout):
     with mirror.Mirror(layout.root) as server:
         for _ in range(2):
-            kinetics_annotations(dataset_of(server.url), HASTE)
+            read(dataset_of(server.url))
         paths = [path for path, range_ in server.requests if range_ == "bytes=0-0"]
         assert sorted(paths) == ["/400/annotations/train.csv", "/400/annotations/val.csv"]
         with Path("data/k/annotations/source/val.csv").open("a") as file:
             file.write("yoga,extra,1,11,val\n")
-        _, tables = kinetics_annotations(dataset_of(server.url), HASTE)
+        _, tables = read(dataset_of(server.url))
         assert "extra" not in set(tables["val"]["video_id"])
 
 
 def test_tables_that_changed_at_the_source_are_refused(at, layout):
-    kinetics_annotations(dataset_of(layout.root.as_uri(), splits=["val"]), HASTE)
+    read(dataset_of(layout.root.as_uri(), splits=["val"]))
     original = (layout.root / "400/annotations/val.csv").read_text()
     base = csvs(at / "new", val=original + "yoga,extra,1,11,val\n")
     with pytest.raises(V4DError, match=r"annotations/val\.csv is not what it was"):
-        kinetics_annotations(dataset_of(base, splits=["val"]), HASTE)
+        read(dataset_of(base, splits=["val"]))
 
 
 # All of it, from a mirror that misbehaves
@@ -235,7 +263,7 @@ def test_from_a_bad_server_to_ledgers_that_account_for_every_video(at, tmp_path_
     ledgers = []
     with mirror.Mirror(layout.root) as server:
         dataset = dataset_of(server.url, splits=["train", "val", "test"], class_count=4)
-        write_annotations(dataset, dataset.root / "annotations")
+        write_annotations(dataset)
         truncated = layout.root / "400/val/part_2.tar.gz"
         whole = truncated.read_bytes()
         truncated.write_bytes(whole[: len(whole) // 2])

@@ -12,34 +12,45 @@ from av.video.frame import PictureType
 from v4d import config as configs
 from v4d.config import DatasetConfig
 from v4d.data.sampling import eval_indices, train_indices
-from v4d.datasets.synthetic import CLASSES, DIRECTIONS, draw_scene, encode, frames, make_archive, video_ids
+from v4d.datasets import open_source
+from v4d.datasets.synthetic import CLASSES
+from v4d.datasets.synthetic_videos import DIRECTIONS, Scene, draw_scene, encode, frames
 
 
 @functools.cache
-def dataset(**synthetic) -> DatasetConfig:
+def dataset(part_size: int = 1000, **synthetic) -> DatasetConfig:
     values = {"videos": {"train": 8, "val": 4}, "size": 64, **synthetic}
-    document = {"name": "s", "dataset": {"name": "s", "source": "synthetic", "synthetic": values}}
+    document = {"name": "s", "dataset": {"name": "s", "source": "synthetic", "part_size": part_size}}
+    document["dataset"]["synthetic"] = values
     return configs.build(configs.resolve(document)).dataset
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        make_archive(dataset(seed=seed), "val", "part_0", tmp_path / f"{name}.tar.gz")
-    first, again, other = ((tmp_path / f"{name}.tar.gz").read_bytes() for name in "abc")
+def scene_of(video_id: str, class_index: int) -> Scene:
+    return draw_scene(video_id, CLASSES[class_index], size=64, rest_frames=16, seed=0)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, again, other = (
+        open_source(dataset(seed=seed)).download("val", "part_0").read_bytes() for seed in (0, 0, 1)
+    )
     assert first == again != other
 
 
-def test_an_archive_holds_the_ids_of_its_part(tmp_path):
-    settings = dataset()
-    make_archive(settings, "train", "part_0", tmp_path / "a.tar.gz")
-    with tarfile.open(tmp_path / "a.tar.gz") as archive:
-        assert archive.getnames() == [f"{i}.mp4" for i, _ in video_ids(settings.synthetic, "train")]
+def test_an_archive_holds_the_ids_of_its_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = open_source(dataset(part_size=3))
+    assert source.parts("train") == ["part_0", "part_1", "part_2"]
+    table = source.annotations().tables["train"]
+    with tarfile.open(source.download("train", "part_2")) as archive:
+        assert archive.getnames() == ["train_00006.mp4", "train_00007.mp4"]
+    assert list(table.loc[table["part"] == "part_2", "video_id"]) == ["train_00006", "train_00007"]
 
 
 def test_files_are_as_from_a_site(tmp_path):
     """H.264 with B-frames, one key frame, an audio track, 25 or 30 frames a second, a few seconds."""
     path = tmp_path / "v.mp4"
-    scene = draw_scene(dataset().synthetic, "train_00001", 1)
+    scene = scene_of("train_00001", 1)
     path.write_bytes(encode(scene))
     with av.open(str(path)) as container:
         assert container.streams.audio and container.streams.video[0].average_rate in (25, 30)
@@ -54,17 +65,17 @@ def test_files_are_as_from_a_site(tmp_path):
 def test_the_path_is_the_class(class_index):
     first, second = (np.array(DIRECTIONS[w]) for w in CLASSES[class_index].split("_then_"))
     for number in range(50):
-        scene = draw_scene(dataset().synthetic, f"v{number}", class_index)
+        scene = scene_of(f"v{number}", class_index)
         steps = np.diff(scene.path, axis=0)
         moving = np.flatnonzero(np.abs(steps).sum(1))
         middle = (np.diff(moving)).argmax()
         assert (steps[moving[: middle + 1]] @ first > 0).all()
         assert (steps[moving[middle + 1 :]] @ second > 0).all()
-        assert np.diff(moving).max() > dataset().synthetic.rest_frames  # the rest
+        assert np.diff(moving).max() > 16  # the rest
 
 
 def test_what_leaves_on_one_side_comes_in_on_the_other():
-    scene = draw_scene(dataset().synthetic, "v0", 1)
+    scene = scene_of("v0", 1)
     path = np.array([[0.0, 32.0], [64.0, 32.0], [32.0, 0.0]])
     scene = dataclasses.replace(scene, path=path, shape="disc", noise=0.0)
     left, right, top = (frame.astype(int) for frame in frames(scene))
@@ -77,7 +88,7 @@ def test_what_leaves_on_one_side_comes_in_on_the_other():
 
 def test_no_unit_of_the_demo_sees_both_motions():
     for number in range(200):
-        scene = draw_scene(dataset().synthetic, f"v{number}", number % 4)
+        scene = scene_of(f"v{number}", number % 4)
         steps = np.diff(scene.path, axis=0, prepend=scene.path[:1])
         moving = np.sign(steps.sum(1))
         for unit in eval_indices(scene.num_frames, 8, 4, 3):
@@ -89,7 +100,7 @@ def shown(class_index: int, count: int, units: int) -> np.ndarray:
     """Where the object is (around the edges) in frames 0, 3, 6 and 9 of each of some units of a video."""
     rows = []
     for number in range(count):
-        scene = draw_scene(dataset().synthetic, f"c{class_index}v{number}", class_index)
+        scene = scene_of(f"c{class_index}v{number}", class_index)
         index = train_indices(scene.num_frames, units, 4, 3, np.random.default_rng(number))
         angle = scene.path[index.ravel()] * 2 * np.pi / 64
         rows.append(np.concatenate([np.cos(angle), np.sin(angle)]).ravel())
@@ -114,7 +125,7 @@ def test_neither_one_unit_nor_the_places_of_the_rests_tell_two_classes_of_one_ax
     assert guessed(shown(left, 800, 1), shown(right, 800, 1)) < 0.6
     rests = []
     for class_index in (left, right):
-        scenes = [draw_scene(dataset().synthetic, f"c{class_index}v{n}", class_index) for n in range(800)]
+        scenes = [scene_of(f"c{class_index}v{n}", class_index) for n in range(800)]
         places = np.array([(s.path[0], s.path[_middle_of_the_rest(s)]) for s in scenes]) * 2 * np.pi / 64
         rests.append(np.concatenate([np.cos(places), np.sin(places)], 1).reshape(800, -1))
     assert guessed(*rests) < 0.6

@@ -9,12 +9,10 @@ import pytest
 
 from tests.support import broken_videos, mirror
 from v4d import config
-from v4d.datasets import youtube
-from v4d.datasets.annotations import part_names, write_annotations
-from v4d.datasets.kinetics_archives import download_archive
-from v4d.datasets.lockfile import verify_archives
+from v4d.datasets import open_source, youtube
+from v4d.datasets.annotations import write_annotations
 from v4d.errors import V4DError
-from v4d.preprocessing.parts import transcode_part
+from v4d.preprocessing.clips import transcode_part
 from v4d.utils.ffmpeg import Finished
 
 CLIPS = config.ClipsConfig(
@@ -41,8 +39,8 @@ def dataset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layout = mirror.build_layout(tmp_path / "mirror", {"val": 1}, videos=4)
     dataset = configured(layout)
-    write_annotations(dataset, dataset.root / "annotations")
-    download_archive(dataset, "val", "part_0")
+    write_annotations(dataset)
+    open_source(dataset).download("val", "part_0")
     transcode_part(dataset, CLIPS, "val", "part_0", threads=2)
     missing = set(youtube.missing_videos(dataset, "val")["video_id"])
     assert missing == layout.missing["val"] and len(missing) == 2
@@ -93,11 +91,11 @@ def test_what_is_missing_comes_and_what_is_gone_is_a_row_with_the_reason(dataset
     archive = youtube.download_missing(dataset, "val")
     with tarfile.open(archive) as tar:
         assert tar.getnames() == [f"{there}_000012_000022.mp4"]
-    ledger = transcode_part(dataset, CLIPS, "val", youtube.PART, threads=1).set_index("video_id")
+    ledger = transcode_part(dataset, CLIPS, "val", youtube.YOUTUBE, threads=1).set_index("video_id")
     assert dict(ledger["status"]) == {there: "ok", gone: "missing"}
     assert "Private video" in ledger["reason"][gone]
     assert set(ledger["part"]) == {"youtube"}
-    assert verify_archives(dataset) == []
+    assert open_source(dataset).verify_archives() == []
 
 
 def test_only_the_annotated_span_is_asked_for_and_cookies_only_where_configured(dataset, site):
@@ -193,7 +191,7 @@ def test_given_up_what_has_come_is_all_there_is(dataset, site, tmp_path):
     dataset = configured(mirror.Layout(tmp_path / "mirror"), give_up=["val/youtube"])
     youtube.download_missing(dataset, "val")
     assert len(site.calls()) == asked
-    ledger = transcode_part(dataset, CLIPS, "val", youtube.PART, threads=1).set_index("video_id")
+    ledger = transcode_part(dataset, CLIPS, "val", youtube.YOUTUBE, threads=1).set_index("video_id")
     assert dict(ledger["status"]) == {first: "ok", second: "missing"}
     assert ledger["reason"][second] == "in no archive (given up: val/youtube); YouTube: not asked"
 
@@ -207,7 +205,7 @@ def test_a_video_that_is_broken_in_its_archive_is_asked_for_too(dataset, site):
     for video_id in youtube.missing_videos(dataset, "val")["video_id"]:
         site.answer(video_id, "deliver()" if video_id == broken else "fail('Private video')")
     youtube.download_missing(dataset, "val")
-    found = transcode_part(dataset, CLIPS, "val", youtube.PART, threads=1).set_index("video_id")
+    found = transcode_part(dataset, CLIPS, "val", youtube.YOUTUBE, threads=1).set_index("video_id")
     assert found["status"][broken] == "ok" and len(found) == 3
 
 
@@ -224,15 +222,16 @@ def test_a_cookies_file_that_is_not_there_is_said_before_anything_is_asked(datas
 
 def test_off_by_default_and_clear_without_the_extra(dataset, monkeypatch):
     with pytest.raises(V4DError, match=r"pip install 'v4d\[youtube\]'"):
-        download_archive(dataset, "val", youtube.PART)
+        open_source(dataset).download("val", youtube.YOUTUBE)
     kinetics = {"parts": {"val": 1}}
     settings = {"name": "k", "source": "kinetics", "splits": ["val"], "kinetics": kinetics}
     default = config.build(config.resolve({"name": "k", "dataset": settings})).dataset
-    for job in (download_archive, lambda *part: transcode_part(part[0], CLIPS, *part[1:], threads=1)):
-        with pytest.raises(V4DError, match="YouTube is off"):
-            job(default, "val", youtube.PART)
-    assert part_names(default, "val") == ["part_0"]
-    assert part_names(dataset, "val") == ["part_0", "youtube"]
+    with pytest.raises(V4DError, match="YouTube is off"):
+        open_source(default).download("val", youtube.YOUTUBE)
+    with pytest.raises(V4DError, match="YouTube is off"):
+        transcode_part(dataset.replace(kinetics=default.options), CLIPS, "val", youtube.YOUTUBE, threads=1)
+    assert open_source(default).parts("val") == ["part_0"]
+    assert open_source(dataset).parts("val") == ["part_0", "youtube"]
 
 
 def test_what_is_missing_is_known_only_when_all_clips_are_made(dataset):

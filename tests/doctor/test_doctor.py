@@ -10,7 +10,7 @@ import torch
 from v4d import cli, config
 from v4d.doctor import FAIL, OK, WARN, examine
 from v4d.doctor.hardware import check_cudnn, check_disk, check_gpus, check_locks, cpu_quota, needed_bytes
-from v4d.doctor.software import check_ffmpeg, check_packages, check_port, check_server, check_youtube
+from v4d.doctor.software import check_ffmpeg, check_packages, check_port, check_server, check_source
 from v4d.utils.ffmpeg import ffmpeg_binary
 
 
@@ -175,7 +175,7 @@ def test_the_command_exits_by_what_it_found(tmp_path, monkeypatch, capsys):
 def test_yt_dlp_and_its_cookies_where_youtube_is_wanted(tmp_path, monkeypatch):
     def check(**kinetics) -> list:
         dataset = {"name": "k", "source": "kinetics", "kinetics": kinetics}
-        return list(check_youtube(config.build(config.resolve({"name": "k", "dataset": dataset}))))
+        return list(check_source(config.build(config.resolve({"name": "k", "dataset": dataset}))))
 
     installed = tmp_path / "yt_dlp-2026.1.1.dist-info"
     installed.mkdir()

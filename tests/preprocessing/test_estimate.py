@@ -5,10 +5,11 @@ import pytest
 
 from tests.support import broken_videos, mirror
 from v4d import cli, config
+from v4d.datasets import open_source
 from v4d.datasets.annotations import write_annotations
 from v4d.datasets.kinetics_archives import download_archive
+from v4d.preprocessing.clips import transcode_part
 from v4d.preprocessing.estimate import count_videos, estimate, summary
-from v4d.preprocessing.parts import transcode_part
 from v4d.utils.cost import measured, total_cost
 
 
@@ -91,7 +92,7 @@ def test_what_has_been_measured_takes_the_place_of_averages(at):
     layout = mirror.build_layout(at / "mirror", {"train": 2, "val": 1}, videos=8)
     kinetics = {"base_url": layout.root.as_uri(), "class_count": 4, "parts": {"train": 2, "val": 1}}
     settings = build(kinetics=kinetics, clips={"size": "32x24"}, splits=["train", "val"])
-    write_annotations(settings.dataset, settings.dataset.root / "annotations")
+    write_annotations(settings.dataset)
     before = estimate(settings)
     path = download_archive(settings.dataset, "train", "part_0")
     ledger = transcode_part(settings.dataset, settings.clips, "train", "part_0", threads=1)
@@ -102,7 +103,7 @@ def test_what_has_been_measured_takes_the_place_of_averages(at):
     usable = ledger[ledger["status"] == "ok"]
     assert after.loc["clips", "videos"] == 28  # annotated: 24 in archives, 4 in none
     assert after.loc["clips", "disk_gb"] == pytest.approx(28 * usable["bytes"].mean() / 1e9)
-    cost = total_cost(settings.dataset.root, "clips")
+    cost = total_cost(settings.dataset.paths.costs("clips"))
     assert cost.videos == 8 and cost.cpu_seconds > 0
     assert after.loc["clips", "cpu_hours"] == pytest.approx(28 * cost.cpu_seconds / 8 / 3600)
     # clips of a third of a second: the frames' estimate knows that, too
@@ -114,19 +115,20 @@ def test_a_folder_is_counted(at):
     for number in range(3):
         mirror.write(at / f"videos/train/{'ab'[number % 2]}/{number}.mp4", broken_videos.sound())
     mirror.write(at / "videos/val/a/x.mp4", broken_videos.sound())
-    assert count_videos(build("folder").dataset) == 4
+    assert count_videos(open_source(build("folder").dataset)) == 4
     assert estimate(build("folder", limit=1)).loc["clips", "videos"] == 3
     assert estimate(build("folder")).loc["archives", "download_gb"] == 0
 
 
 def test_a_job_that_fails_is_no_measurement(at):
-    with pytest.raises(RuntimeError), measured(at, "clips", "train", "part_0"):
+    with pytest.raises(RuntimeError), measured(at / "a.json"):
         raise RuntimeError
-    assert total_cost(at, "clips").videos == 0
-    (at / "measured/clips").mkdir(parents=True)
-    (at / "measured/clips/train-part_1.json").write_text("{}")
-    (at / "measured/clips/train-part_2.json").write_text("no json")
-    assert total_cost(at, "clips").videos == 0
+    (at / "b.json").write_text("{}")
+    (at / "c.json").write_text("no json")
+    # of an older version, which also wrote how long it took
+    (at / "d.json").write_text('{"videos": 3, "bytes": 5, "cpu_seconds": 2.5, "wall_seconds": 9.0}')
+    total = total_cost([at / f"{name}.json" for name in "abcd"])
+    assert (total.videos, total.bytes, total.cpu_seconds) == (3, 5, 2.5)
 
 
 def test_the_words_say_how_long_and_whether_it_fits():

@@ -15,7 +15,7 @@ from v4d.config import FramesConfig
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
 from v4d.preprocessing.decode import ClipBytes, decode_clip
-from v4d.preprocessing.frames import extract_part, tar_members
+from v4d.preprocessing.frames import extract_frames, tar_members
 
 SETTINGS = FramesConfig(size=None, quality=90, stride=1, decoder="auto", timeout=60)
 
@@ -49,7 +49,7 @@ class Stage:
         self.shard, self.ledger = folder / "train" / "part_0.lmdb", folder / "train" / "part_0.parquet"
 
     def run(self, settings=SETTINGS, threads=2, max_bad_share=0.5) -> dict[str, int]:
-        return extract_part(
+        return extract_frames(
             self.folder / "part_0.tar",
             self.folder / "clips.parquet",
             self.shard,
@@ -171,7 +171,7 @@ def test_too_many_bad_clips_fail_the_part_by_name_and_leave_what_was_there(tmp_p
     clips = {"bad_1": b"x" * 99, "bad_2": b""} | shard_clips
     stage = Stage(tmp_path, clips, [row(name) for name in clips])
     with pytest.raises(
-        V4DError, match=r"train/part_0: 2 of 5 clips are bad.*bad_1: corrupt .*; bad_2: corrupt"
+        V4DError, match=r"train/part_0: 2 of 5 videos are bad.*bad_1: corrupt: .*; bad_2: corrupt"
     ):
         stage.run(max_bad_share=0.39)
     assert stage.outputs() == []

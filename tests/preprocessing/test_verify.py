@@ -244,7 +244,7 @@ def test_kept_archives_are_checked_too(tiny, tmp_path):
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"an archive")
     entry = LockEntry(size=10, sha256=hashlib.sha256(b"an archive").hexdigest())
-    LockFile(tmp_path / "data/k").record("val/part_0.tar.gz", entry)
+    LockFile(tmp_path / "data/k/archives.lock.json").record("val/part_0.tar.gz", entry)
     run("verify", "archives", "--config", "config.yaml", cwd=tmp_path)
     archive.write_bytes(b"An archive")
     done = run("verify", "archives", "--config", "config.yaml", cwd=tmp_path, check=False)

@@ -14,7 +14,8 @@ import scipy.stats
 from tests.support import made_by_hand as made
 from v4d import config as configuration
 from v4d.cli import main
-from v4d.datasets.published import published_dataset, published_results
+from v4d.datasets import open_source
+from v4d.datasets.published import published_results
 from v4d.evaluation import stage
 from v4d.report.comparison import Comparison, markdown, markdown_table, with_published
 
@@ -149,15 +150,15 @@ def test_a_config_without_models_has_nothing_to_compare(project, capsys):
 def test_published_rows_belong_to_one_data_set(overlay, classes, expected):
     document = {"name": "x", "dataset": {"name": "own_name", **overlay}}
     config = configuration.build(configuration.resolve(document))
-    dataset = published_dataset(config, classes)
+    dataset = open_source(config.dataset).published_name(classes, config.testing.split)
     assert dataset == expected
     assert set(published_results(dataset)["dataset"]) == ({expected} if expected else set())
 
 
 def test_published_rows_are_about_the_validation_split():
     document = {"name": "x", "dataset": {"name": "k", "source": "kinetics", "splits": ["train", "val"]}}
-    document["testing"] = {"split": "train"}
-    assert published_dataset(configuration.build(configuration.resolve(document)), 400) is None
+    source = open_source(configuration.build(configuration.resolve(document)).dataset)
+    assert source.published_name(400, "train") is None
 
 
 def test_published_rows_stand_beside_ours_and_are_marked():

@@ -81,7 +81,8 @@ def write_data(
     (root / "frames" / "val").mkdir(parents=True)
     (root / "clips" / "val").mkdir(parents=True)
     for part, ledger in annotated.groupby("part"):
-        ledger.to_parquet(root / "clips" / "val" / f"{part}.parquet", index=False)
+        clips = ledger.assign(reason="")
+        clips.to_parquet(root / "clips" / "val" / f"{part}.parquet", index=False)
         _write_part(root / "frames" / "val" / str(part), ledger, frames)
     manifest.write_manifest(config)
 

@@ -1,6 +1,7 @@
 """Files are whole or not there."""
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -9,11 +10,22 @@ import sys
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 
 from tests.support.project import environment
 from v4d.errors import V4DError
-from v4d.utils.files import atomic_path, existing_folder, free_bytes, read_json, write_json
+from v4d.utils.files import (
+    atomic_path,
+    existing_folder,
+    file_sha256,
+    free_bytes,
+    lock,
+    open_lock_file,
+    read_json,
+    write_csv,
+    write_json,
+)
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):
@@ -82,3 +94,19 @@ def test_a_folder_that_is_not_there_yet_lies_on_the_disk_of_the_one_above(tmp_pa
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", {tmp_path: usage}.__getitem__)
     assert free_bytes(tmp_path / "data" / "demo") == usage.free
+
+
+def test_a_lock_goes_with_its_descriptor(tmp_path):
+    first, second = (open_lock_file(tmp_path / "lock") for _ in range(2))
+    assert lock(first, shared=True) and lock(second, shared=True)
+    assert not lock(second, wait=False)
+    os.close(first)
+    assert lock(second, wait=False)
+    os.close(second)
+
+
+def test_tables_and_digests(tmp_path):
+    write_csv(tmp_path / "a" / "t.csv", pandas.DataFrame({"x": [1, 2]}, index=[7, 8]))
+    path = tmp_path / "a/t.csv"
+    assert path.read_text() == "x\n1\n2\n"
+    assert file_sha256(path) == hashlib.sha256(b"x\n1\n2\n").hexdigest()

@@ -10,7 +10,7 @@ import yaml
 from tests.support import mirror
 from tests.support.workflow import checkout, snakemake
 from v4d import config as configs
-from v4d import workflow
+from v4d.datasets import open_source
 
 BAD = "val/part_1"
 LEDGERS = ["part_0", "part_1", "youtube"]
@@ -82,7 +82,7 @@ def test_youtube_is_no_job_where_it_is_not_wanted(project):
 def _jobs(printed: str) -> dict[str, int]:
     """The table of jobs that a dry run prints."""
     rows = [line.split() for line in printed.splitlines()]
-    named = (row for row in rows if len(row) == 2 and row[0].isalpha() and row[1].isdigit())
+    named = (row for row in rows if len(row) == 2 and row[0].isidentifier() and row[1].isdigit())
     return {name: int(count) for name, count in named if name != "total"}
 
 
@@ -92,7 +92,7 @@ def test_from_a_bad_archive_and_refusals_to_a_manifest(project):
     lost = {video for video, part in project.layout.archived["val"].items() if part == "part_1"}
 
     printed = project.run(youtube=True, youtube_wait=0.001, check=False)
-    assert _jobs(printed) == WITHOUT_YOUTUBE | {"youtube": 1, "clips": 3, "frames": 3}
+    assert _jobs(printed) == WITHOUT_YOUTUBE | {"late_archive": 1, "clips": 3, "frames": 3}
     assert "1 failed, and say why:" in printed and "archive/val/part_1: file:///" in printed
     assert "is a damaged or truncated archive" in printed and f"dataset.kinetics.give_up: [{BAD}]" in printed
     assert project.parts_done() == {"part_0"} and project.asked() == []
@@ -145,6 +145,7 @@ def test_a_default_that_is_spelled_out_and_a_line_that_moved_change_no_setting()
 def test_downloads_leave_room_for_the_jobs_that_use_up_what_they_bring():
     """Four downloads of one core each, or as many as there are cores, and never no room for any clips."""
     settings = configs.build(configs.resolve({"name": "k", "dataset": {"name": "k", "source": "kinetics"}}))
+    source = open_source(settings.dataset)
     for cores in range(1, 129):
-        threads = workflow.part_threads(settings, cores)
+        threads = source.part_threads(cores)
         assert 1 <= threads <= 4 and (threads == 1 or threads + 4 <= cores)

@@ -20,7 +20,7 @@ def annotations(args: Namespace) -> None:
     from v4d.datasets.annotations import write_annotations
 
     dataset = load_config(args).dataset
-    for split, count in write_annotations(dataset, dataset.root / "annotations", args.only).items():
+    for split, count in write_annotations(dataset, args.only).items():
         print(f"{split}: {count} videos annotated")
 
 
@@ -30,9 +30,9 @@ def download(args: Namespace) -> None:
 
     Example: v4d download --config config/config.yaml --split train --part part_0
     """
-    from v4d.datasets.kinetics_archives import download_archive
+    from v4d.datasets import open_source
 
-    print(download_archive(load_config(args).dataset, args.split, args.part))
+    print(open_source(load_config(args).dataset).download(args.split, args.part))
 
 
 @command(
@@ -43,7 +43,7 @@ def clips(args: Namespace) -> None:
 
     Example: v4d clips --config config/config.yaml --split train --part part_0 --threads 4
     """
-    from v4d.preprocessing.parts import transcode_part
+    from v4d.preprocessing.clips import transcode_part
 
     config = load_config(args)
     ledger = transcode_part(config.dataset, config.clips, args.split, args.part, max(1, args.threads))
@@ -56,10 +56,10 @@ def frames(args: Namespace) -> None:
 
     Example: v4d frames --config config/config.yaml --split train --part part_0 --threads 4
     """
-    from v4d.preprocessing.frames import make_shard
+    from v4d.preprocessing.frames import extract_part
 
     config = load_config(args)
-    _print_counts(args, make_shard(config.dataset, config.frames, args.split, args.part, args.threads))
+    _print_counts(args, extract_part(config.dataset, config.frames, args.split, args.part, args.threads))
 
 
 @command(CONFIG)
@@ -89,16 +89,16 @@ def verify(args: Namespace) -> None:
 
     Example: v4d verify --config config/config.yaml --threads 4
     """
-    from v4d.datasets.lockfile import verify_archives
+    from v4d.datasets import open_source
     from v4d.preprocessing.verify import verify_dataset
 
     config = load_config(args)
     root = config.dataset.root
     if args.what == "shards":
-        problems = verify_dataset(config, threads=args.threads)
-    elif config.dataset.source == "kinetics":
-        problems = verify_archives(config.dataset)
+        problems: list[str] | None = verify_dataset(config, threads=args.threads)
     else:
+        problems = open_source(config.dataset).verify_archives()
+    if problems is None:
         print(f"{root}: none of its archives was downloaded, so there is nothing to hold them against")
         return
     for problem in problems:

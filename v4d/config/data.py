@@ -60,10 +60,6 @@ class DatasetConfig(Block):
         """Where its files lie."""
         return DatasetPaths(Path("data") / self.name)
 
-    def given_up(self, split: str, part: str) -> bool:
-        """Whether the user does without the rest of a part."""
-        return self.source == "kinetics" and f"{split}/{part}" in self.options.give_up
-
     @property
     def options(self) -> Any:
         """The block of its source, an instance of the source's `Options`."""

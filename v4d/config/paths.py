@@ -19,6 +19,10 @@ class DatasetPaths:
         """Class names; the index is the class index."""
         return self.root / "annotations" / "classes.json"
 
+    def annotation_source(self, name: str) -> Path:
+        """A file from which the annotations were read, as it was fetched."""
+        return self.root / "annotations" / "source" / name
+
     @property
     def archives(self) -> Path:
         """Folder of downloaded archives, a folder a split."""
@@ -27,6 +31,19 @@ class DatasetPaths:
     def archive(self, split: str, part: str) -> Path:
         """The archive of a part."""
         return self.archives / split / f"{part}.tar.gz"
+
+    def replacements(self, split: str) -> Path:
+        """Videos that take the place of corrupted ones, a plain tar."""
+        return self.archives / split / "replacements.tar"
+
+    def gathered(self, split: str, part: str) -> Path:
+        """Folder of videos that come one by one, and of which the archive of a part is packed."""
+        return self.archives / split / part
+
+    @property
+    def lock(self) -> Path:
+        """Sizes and checksums of everything that was fetched."""
+        return self.root / "archives.lock.json"
 
     def clips(self, split: str, part: str) -> Path:
         """The transcoded clips of a part, a WebDataset tar."""
@@ -43,6 +60,10 @@ class DatasetPaths:
     def frames_ledger(self, split: str, part: str) -> Path:
         """What became of each video of a part in the frames stage."""
         return self.shard(split, part).with_suffix(".parquet")
+
+    def ledgers(self, stage: str) -> list[Path]:
+        """The ledgers that a stage (`clips` or `frames`) has written so far, in order."""
+        return sorted((self.root / stage).glob("*/*.parquet"))
 
     @property
     def manifest(self) -> Path:
@@ -64,9 +85,17 @@ class DatasetPaths:
         """Videos that are there and not usable, with the decoder's own words."""
         return self.root / "quarantine.csv"
 
-    def benchmark(self, stage: str, name: str) -> Path:
-        """Snakemake's measurement of a job."""
-        return self.root / "benchmarks" / stage / f"{name}.tsv"
+    def cost(self, stage: str, split: str, part: str) -> Path:
+        """Videos, bytes and CPU time of a job."""
+        return self.root / "measured" / stage / f"{split}-{part}.json"
+
+    def costs(self, stage: str) -> list[Path]:
+        """The costs of a stage's jobs so far, in order."""
+        return sorted((self.root / "measured" / stage).glob("*.json"))
+
+    def benchmark(self, *names: str) -> Path:
+        """Snakemake's measurement of a job, by its stage and what else tells it from others."""
+        return self.root.joinpath("benchmarks", *names[:-1], f"{names[-1]}.tsv")
 
     def benchmarks(self, stage: str) -> list[Path]:
         """The measurements of a stage's jobs so far, in order."""
@@ -121,14 +150,29 @@ class ResultsPaths:
         """The id of a model's run in the tracker, and how much the tracker has of it."""
         return self.root / run / "mlflow_run.json"
 
-    def benchmark(self, stage: str, name: str) -> Path:
-        """Snakemake's measurement of a job."""
-        return self.root / "benchmarks" / stage / f"{name}.tsv"
+    def benchmark(self, *names: str) -> Path:
+        """Snakemake's measurement of a job, by its stage and what else tells it from others."""
+        return self.root.joinpath("benchmarks", *names[:-1], f"{names[-1]}.tsv")
 
     @property
     def comparison(self) -> Path:
-        """All models side by side; `.md` for a reader."""
+        """All models side by side."""
         return self.root / "comparison.csv"
+
+    @property
+    def comparison_text(self) -> Path:
+        """The same for a reader."""
+        return self.root / "comparison.md"
+
+    @property
+    def published(self) -> Path:
+        """Our models and those that others published."""
+        return self.root / "comparison_published.csv"
+
+    @property
+    def significance(self) -> Path:
+        """Which differences between models are real."""
+        return self.root / "significance.csv"
 
     @property
     def report(self) -> Path:

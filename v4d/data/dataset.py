@@ -15,7 +15,7 @@ from v4d.data import transforms as augment
 from v4d.data.batch import Batch, EncodedFrames
 from v4d.data.batch_sampler import Pick
 from v4d.data.sampling import ClipSpec
-from v4d.data.shards import BadFrameError, ShardReader, Video
+from v4d.data.shards import BadFrameError, ShardReader, Video, open_store
 from v4d.data.transforms import Augmentation
 from v4d.data.workers import shared_bytes
 from v4d.errors import V4DError
@@ -191,7 +191,7 @@ class _Samples(Dataset[Any]):
 
     def _reader(self, record: VideoRecord) -> ShardReader:
         if record.shard not in self._readers:
-            self._readers[record.shard] = ShardReader(record.shard)
+            self._readers[record.shard] = open_store(record.shard)
         return self._readers[record.shard]
 
     def __getstate__(self) -> dict[str, Any]:

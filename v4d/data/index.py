@@ -15,36 +15,58 @@ from v4d.utils.files import read_json
 
 
 def dataset_info(config: Config) -> dict[str, Any]:
-    """The content of dataset.json."""
-    return read_json(config.dataset.root / "dataset.json")
+    """The content of dataset.json.
+
+    Raises:
+        V4DError: it is not there, or damaged.
+    """
+    return read_json(config.dataset.paths.info)
 
 
 def class_names(config: Config) -> list[str]:
-    """Class names; the index is the class index."""
-    return read_json(config.dataset.root / "annotations" / "classes.json")
+    """Class names; the index is the class index.
+
+    Raises:
+        V4DError: their file is not there, or damaged.
+    """
+    return read_json(config.dataset.paths.classes)
 
 
 def read_manifest(config: Config) -> pandas.DataFrame:
-    path = config.dataset.root / "manifest.parquet"
+    """Every annotated video, and what became of it; the columns are those of `v4d.preprocessing.manifest`.
+
+    Raises:
+        V4DError: there is no manifest yet, or it is damaged.
+    """
+    path = config.dataset.paths.manifest
     if not path.exists():
         raise V4DError(f"no such file: {path}; run `v4d manifest` first")
     return read_table(path)
 
 
 def records(config: Config, split: str) -> list[VideoRecord]:
-    """The usable videos of a split, in the order of their ids."""
+    """The usable videos of a split, in the order of their ids.
+
+    Raises:
+        V4DError: there is none, or as `read_manifest`.
+    """
     manifest = read_manifest(config)
     usable = manifest[(manifest["split"] == split) & (manifest["status"] == "ok")].sort_values("video_id")
     if usable.empty:
         raise V4DError(f"data set {config.dataset.name!r} has no usable video in split {split!r}")
-    folder = (config.dataset.root / "frames" / split).absolute()
+    shards = {part: str(config.dataset.paths.shard(split, part).absolute()) for part in set(usable["part"])}
     return [
-        VideoRecord(row.video_id, int(row.class_index), str(folder / f"{row.part}.lmdb"), int(row.num_frames))
+        VideoRecord(row.video_id, int(row.class_index), shards[row.part], int(row.num_frames))
         for row in usable.itertuples()
     ]
 
 
 def read_table(path: Path) -> pandas.DataFrame:
+    """A Parquet file that a stage has written.
+
+    Raises:
+        V4DError: it is not there, or damaged.
+    """
     if not path.exists():
         raise V4DError(f"no such file: {path}; an earlier stage has not run")
     try:

@@ -1,6 +1,5 @@
 """Writing a shard: videos in, one sealed file out, or nothing."""
 
-import fcntl
 import os
 import zlib
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import lmdb
 from v4d.data import shard_format as fmt
 from v4d.data.shard_format import ShardHeader, Video
 from v4d.errors import V4DError
-from v4d.utils.files import sync_file, sync_folder
+from v4d.utils.files import lock, open_lock_file, sync_file, sync_folder
 
 _FIRST_MAP_BYTES = 1 << 26
 
@@ -143,17 +142,15 @@ class ShardWriter:
 def _take(temporary: Path, target: Path) -> int:
     """Create the temporary file, locked and empty; what a killed writer left there is cleared.
 
-    The lock is the kernel's, on the file itself: it goes with the process, however that ends.
+    The lock is on the file itself.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            descriptor = open_lock_file(temporary)
+            if not lock(descriptor, wait=False):
                 os.close(descriptor)
-                raise V4DError(f"another process is writing {target}") from error
+                raise V4DError(f"another process is writing {target}")
             if _same_file(descriptor, temporary):  # else its writer finished in between: try anew
                 os.ftruncate(descriptor, 0)
                 return descriptor

@@ -1,6 +1,6 @@
 """Reading a shard: frames of a video as one array, decoded straight from the map.
 
-The format is described in `v4d.data.shard_format`.
+The format is described in `v4d.data.shard_format`. Whoever reads frames opens them with `open_store`.
 """
 
 import os
@@ -21,7 +21,7 @@ from v4d.data.shard_format import ShardHeader, Video
 from v4d.data.shard_writer import ShardWriter
 from v4d.errors import V4DError
 
-__all__ = ["BadFrameError", "ShardHeader", "ShardReader", "ShardWriter", "Video"]
+__all__ = ["BadFrameError", "ShardHeader", "ShardReader", "ShardWriter", "Video", "open_store"]
 
 READ_THREADS = 8
 COLD_SECONDS = 150e-6
@@ -68,8 +68,21 @@ class ShardReader:
     def __reduce__(self):
         return type(self), (self.path,)
 
+    def check_bytes(self) -> None:
+        """Read the whole file and hold it against its checksum.
+
+        Raises:
+            V4DError: a byte of it has changed.
+        """
+        fmt.check_seal(self.path, whole=True)
+
     @property
     def header(self) -> ShardHeader:
+        """How its frames were made.
+
+        Raises:
+            V4DError: the file is damaged.
+        """
         return self._open().header
 
     @property
@@ -197,6 +210,22 @@ class ShardReader:
         if self._map is None:
             self._map = _shared_map(self.path)
         return self._map
+
+
+STORES = {".lmdb": ShardReader}
+"""How the frames of a part can be stored, by the file's ending; another storage has the reader's methods."""
+
+
+def open_store(path: str | Path) -> ShardReader:
+    """The stored frames of a part.
+
+    Raises:
+        V4DError: no such file, a damaged one, or an ending that no storage has.
+    """
+    store = STORES.get(Path(path).suffix)
+    if store is None:
+        raise V4DError(f"cannot open {path}: frames are stored in files named {', '.join(STORES)}")
+    return store(path)
 
 
 class _Map:

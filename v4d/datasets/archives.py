@@ -6,6 +6,7 @@ An archive that ends early or is damaged raises: it never just looks shorter.
 """
 
 import gzip
+import io
 import re
 import tarfile
 import zlib
@@ -13,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, Any
 
 from v4d.errors import V4DError
+from v4d.utils.videos import ARCHIVED_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".flv", ".mpg"})
 LARGEST = 2 << 30
 """Bytes of a member above which it is no clip but a mistake or a bomb: members pass through memory."""
 _TIMES = re.compile(r"_(\d{6})_(\d{6})$")
@@ -42,6 +43,13 @@ Wanted = Callable[[str, tuple[int, int] | None], bool]
 """Whether the video with this id and span (seconds; None where the name has none) is to be read."""
 
 
+def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Append a file to an archive, without time or owner: the same files make the same archive."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
 def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
     """Id and span in a member's name.
 
@@ -62,13 +70,11 @@ def read_members(path: Path, wanted: Wanted) -> Iterator[Member]:
             may have come out already, so the caller must throw away what it made of them.
     """
     with _open_tar(path) as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # tarfile would keep them all
+        for info in _videos(archive):
             video_id, span = parse_name(info.name)
-            if not _looks_like_video(info) or not wanted(video_id, span):
-                continue
-            refused = _refusal(info)
-            yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
+            if wanted(video_id, span):
+                refused = _refusal(info)
+                yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
 
 
 def check_archive(path: Path) -> int:
@@ -77,20 +83,24 @@ def check_archive(path: Path) -> int:
     Raises:
         ArchiveError: it is damaged, ends early, or holds no video.
     """
-    count = 0
     with _open_tar(path) as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()
-            count += _looks_like_video(info)
+        count = sum(1 for _ in _videos(archive))
     if count == 0:
         raise ArchiveError(f"{path} holds no videos")
     return count
 
 
+def _videos(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (info := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
+        if _looks_like_video(info):
+            yield info
+
+
 def _looks_like_video(info: tarfile.TarInfo) -> bool:
     name = PurePosixPath(info.name.replace("\\", "/")).name
     # `._x.mp4` holds macOS's attributes of x.mp4
-    return not info.isdir() and not name.startswith("._") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+    return not info.isdir() and not name.startswith("._") and Path(name).suffix.lower() in ARCHIVED_SUFFIXES
 
 
 def _refusal(info: tarfile.TarInfo) -> str:
@@ -106,7 +116,8 @@ def _refusal(info: tarfile.TarInfo) -> str:
 
 
 def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> bytes:
-    data = archive.extractfile(info).read()
+    file = archive.extractfile(info)
+    data = file.read() if file else b""
     if len(data) != info.size:
         raise ArchiveError(f"{path} ends early, in {info.name}")
     return data
@@ -119,9 +130,9 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         with path.open("rb") as raw:
             head = raw.read(2)
             raw.seek(0)
-            stream = gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw
+            stream: Any = gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw
             with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo) as archive:
-                archive.plain = stream is raw
+                archive.plain = stream is raw  # type: ignore[attr-defined]  # for _StrictInfo
                 yield archive
                 _read_to_end(stream, path)
     except FileNotFoundError as error:
@@ -132,7 +143,7 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         raise ArchiveError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_to_end(stream: BinaryIO, path: Path) -> None:
+def _read_to_end(stream: IO[bytes] | gzip.GzipFile, path: Path) -> None:
     """Read on behind the end mark: gzip has its checksum there, a plain tar zeros and nothing else.
 
     A plain tar with a hole, where a header was and zeros are, would otherwise just look shorter.
@@ -153,9 +164,9 @@ class _StrictInfo(tarfile.TarInfo):
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
-        except tarfile.EmptyHeaderError as error:
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
             if getattr(archive, "plain", True):
                 raise tarfile.ReadError("it ends without an end mark") from error
             raise

@@ -1,239 +1,315 @@
-"""Kinetics-400 and Mini-Kinetics-200: addresses, annotations, published counts.
+"""Kinetics from the public archives, and from YouTube what they lack.
 
-The public layout, below `base_url` (a mirror keeps it):
-
-    400/annotations/{split}.csv                 label,youtube_id,time_start,time_end,split[,is_cc]
-    400/{split}/k400_{split}_path.txt           the address of an archive a line
-    400/{split}/part_{i}.tar.gz                 members {youtube_id}_{time_start:06d}_{time_end:06d}.mp4
-    400/replacement_for_corrupted_k400.tgz      replacements for corrupted training videos
+What is known of each version stands in `kinetics_versions`, how its files are fetched and read in
+`kinetics_annotations`, `kinetics_archives` and `youtube`; these are imported where they are needed.
 """
 
-import csv
-import hashlib
-import json
-import re
-import sys
-from importlib import resources
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import pandas
+from pydantic import Field
 
-from v4d.config import DatasetConfig
-from v4d.datasets.download.fetch import Check, fetch
-from v4d.datasets.download.http import RetryPolicy
-from v4d.datasets.kinetics_options import KineticsOptions
-from v4d.datasets.lockfile import LockFile
+from v4d.config import DatasetConfig, SourceOptions, key
+from v4d.config.fields import List, Number
+from v4d.datasets import kinetics_versions as versions
+from v4d.datasets.base import Annotations, DataSource, Published, Requirement, SourceVideo
+from v4d.datasets.kinetics_versions import DEFAULT, VERSIONS, YOUTUBE
 from v4d.errors import V4DError
+from v4d.utils.cost import StageCost, total_cost
 
-QUICK = RetryPolicy(attempts=8, cap=60.0)
-"""For the small files that somebody may be waiting for: about two minutes."""
-REPLACED_SPLIT = "train"
-"""The split whose corrupted videos have replacements."""
-_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-"""YouTube's ids have 11 letters; a mirror may have others, which must fit into names of files (255 bytes)."""
-_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+if TYPE_CHECKING:
+    import pandas
 
+    Version = str
+    Subset = str
+else:  # the names in the table
+    Version = Literal[tuple(VERSIONS)]
+    Subset = Literal[tuple(name for whole in VERSIONS.values() for name in whole.subsets)]
 
-def class_names() -> list[str]:
-    """The 400 class names of Kinetics-400 in alphabetical order: the index is the class index."""
-    return _data("kinetics400_classes.json")["classes"]
-
-
-def released_mini_order() -> list[str]:
-    """The 200 class names of Mini-Kinetics in the order of the authors' released models' outputs."""
-    return _data("mini_kinetics200_released_order.json")["classes"]
-
-
-def published_counts(dataset: DatasetConfig) -> pandas.DataFrame | None:
-    """What others found: a row a split with `annotated`, `in_archives`, `authors_copy` (videos, NA unknown).
-
-    None where nothing is published that could be compared: other sources, trial runs, miniature mirrors.
-    """
-    if dataset.source != "kinetics" or dataset.limit is not None or dataset.kinetics.class_count != 400:
-        return None
-    text = resources.files("v4d.datasets") / "facts" / "published_counts.csv"
-    with text.open() as file:
-        table = pandas.read_csv(file)
-    table = table[table["set"] == (dataset.kinetics.subset or "kinetics400")].set_index("split")
-    columns = ["annotated", "in_archives", "authors_copy"]
-    return table.loc[[s for s in dataset.splits if s in table.index], columns].astype("Int64")
+ARCHIVES_AT_ONCE = 54
+"""On their way, waiting or in use: four downloads beside the 50 jobs of a cluster's profile. One machine
+has fewer: clips are made before more is fetched (the priorities in workflow/rules)."""
+ARCHIVE_CPU = 5.0
+"""CPU seconds a GB of an archive: sha256, MD5 and gunzip are 3, the rest is TLS."""
+URL = r"^(https?|file)://"
 
 
-def archive_url(kinetics: KineticsOptions, split: str, part: str) -> str:
-    return f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/{split}/{part}.tar.gz"
+class KineticsOptions(SourceOptions):
+    """Kinetics from the public archives."""
+
+    traceless: ClassVar[bool] = False
+
+    version: Version = key(DEFAULT, "Which Kinetics.")
+    subset: Subset | None = key(None, "null for all classes, mini200 for Mini-Kinetics-200.")
+    base_url: str = key(
+        "https://s3.amazonaws.com/kinetics",
+        "Where the archives lie; https, http or file, so that a mirror can serve.",
+        pattern=URL,
+    )
+    mini_url: str = key(
+        "https://raw.githubusercontent.com/s9xie/Mini-Kinetics-200/master",
+        "Folder of the Mini-Kinetics lists.",
+        pattern=URL,
+    )
+    mini_sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = key(
+        {
+            "train": "0441a381a00524a4577c2a94bff3bc5cf47624d19d1026909e192afa0dabb541",
+            "val": "a60dfc6ff61092accb522f17e989b58a5790a6e41f8a6ea698e59a714a3168f1",
+        },
+        "sha256 of the Mini-Kinetics lists by split; null skips the check.",
+    )
+    parts: dict[str, Annotated[int, Field(ge=1)]] = key(
+        dict(VERSIONS[DEFAULT].parts), "Number of archives in each split."
+    )
+    use_replacements: bool = key(True, "Apply the archive of replacements for corrupted training videos.")
+    keep_archives: bool = key(False, "Keep downloaded archives after their clips are made.")
+    connections: int = key(4, "Connections a download job may open at once.", ge=1, le=32)
+    rate_limit: Annotated[float, Field(gt=0)] | None = key(
+        None, "Megabytes a second a download job may take; null for no limit."
+    )
+    class_count: Annotated[int, Field(ge=1)] | None = key(
+        VERSIONS[DEFAULT].classes,
+        "Number of classes the annotations must have; null skips the check, for miniature mirrors.",
+    )
+    youtube: bool = key(False, "Fetch what no archive holds from YouTube (needs the extra v4d[youtube]).")
+    cookies: str | None = key(None, "Cookies file for YouTube; null for none.")
+    youtube_wait: Number = key(
+        10, "Seconds between two videos from YouTube; after a refusal twice as long each time.", gt=0
+    )
+    give_up: List[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*/(part_[0-9]+|youtube)$")]] = key(
+        (),
+        "Parts of which nothing more is fetched, as SPLIT/PART (train/part_3, train/youtube), so that the "
+        "data set can be finished without them; their videos that are not here count as missing.",
+        unique=True,
+    )
+
+    def check(self, dataset: DatasetConfig) -> None:
+        """Refuse a subset of another version, a split without archives, and a part that does not exist."""
+        if self.subset is not None and self.subset not in VERSIONS[self.version].subsets:
+            raise V4DError(f"config: dataset.kinetics.subset: {self.version} has no {self.subset!r}")
+        absent = [split for split in dataset.splits if split not in self.parts]
+        if absent:
+            raise V4DError(f"config: dataset.kinetics.parts has no entry for split {absent[0]!r}")
+        for entry in self.give_up:
+            split, part = entry.split("/")
+            if part != YOUTUBE and not (split in self.parts and part in self.archive_names(split)):
+                raise V4DError(f"config: dataset.kinetics.give_up: there is no part {entry!r}")
+
+    @property
+    def whole(self) -> versions.Version:
+        """The version that is taken."""
+        return VERSIONS[self.version]
+
+    @property
+    def edition(self) -> versions.Edition:
+        """The version that is taken, or its subset."""
+        return self.whole.subsets[self.subset] if self.subset else self.whole
+
+    def archive_names(self, split: str) -> list[str]:
+        """The parts of a split that the public archives hold."""
+        return [f"part_{n}" for n in range(self.parts[split])]
+
+    def part_names(self, split: str) -> list[str]:
+        """The parts of a split: those of the public archives, and `youtube` where that is on."""
+        return self.archive_names(split) + ([YOUTUBE] if self.youtube else [])
+
+    def given_up(self, split: str, part: str) -> bool:
+        """Whether the user does without the rest of a part."""
+        return f"{split}/{part}" in self.give_up
+
+    def missing_reason(self, split: str) -> str:
+        """Why an annotated video may be nowhere: no list says which archive should have held it."""
+        names = [f"{split}/{part}" for part in self.part_names(split) if self.given_up(split, part)]
+        return f"in no archive (given up: {', '.join(names)})" if names else "in no archive"
 
 
-def archive_list_url(kinetics: KineticsOptions, split: str) -> str:
-    return f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/{split}/k{kinetics.version}_{split}_path.txt"
+class Kinetics(DataSource):
+    """Kinetics from the public archives."""
 
+    Options = KineticsOptions
+    options: KineticsOptions
+    archived = True
+    retries = 2
+    downloads = 1
+    unfinished_hint = "dataset.kinetics.give_up makes the data set without them"
 
-def replacements_url(kinetics: KineticsOptions) -> str:
-    name = f"replacement_for_corrupted_k{kinetics.version}.tgz"
-    return f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/{name}"
+    def annotations(self) -> Annotations:
+        """Fetched and read; no list says which archive holds a video, so `part` is unknown."""
+        from v4d.datasets.kinetics_annotations import kinetics_annotations
 
+        return kinetics_annotations(self.dataset)
 
-def replacements_path(dataset: DatasetConfig, split: str) -> Path | None:
-    """Where the replacements for a split lie; None where there are none or they are not wanted."""
-    wanted = dataset.source == "kinetics" and dataset.kinetics.use_replacements and split == REPLACED_SPLIT
-    return dataset.root / "archives" / split / "replacements.tar" if wanted else None
+    def parts(self, split: str) -> list[str]:
+        """A part is a public archive; `youtube` is what none of them holds."""
+        return self.options.part_names(split)
 
+    def annotation_settings(self) -> dict[str, Any]:
+        """One more split changes no other, nor do addresses.
 
-def kinetics_annotations(
-    dataset: DatasetConfig, patience: RetryPolicy = QUICK
-) -> tuple[list[str], dict[str, pandas.DataFrame]]:
-    """Fetch and read the annotations: class names in alphabetical order, and a table a split.
+        What came from one is locked by its sha256, and another mirror in the middle of a download is no
+        reason to begin anew.
+        """
+        names = ("version", "subset", "class_count", "mini_sha256")
+        # of a mirror with any number of classes, all splits together tell which they are
+        keys = ("source", "limit") if self.options.class_count else ("source", "limit", "splits")
+        return self._keys(*keys) | {"source_settings": {name: getattr(self.options, name) for name in names}}
 
-    Of an id that is annotated twice in a split the first row counts; an id of a test or validation split is
-    taken out of the training split. Both are said on stderr.
+    # Archives
 
-    Raises:
-        V4DError: a file cannot be had or read, the classes are not those of Kinetics-400, a list is not
-            the known one.
-    """
-    kinetics = dataset.kinetics
-    tables = {}
-    for split in dataset.splits:
-        url = f"{kinetics.base_url.rstrip('/')}/{kinetics.version}/annotations/{split}.csv"
-        path = _download(dataset, url, f"{split}.csv", patience, _read_csv)
-        tables[split] = _once(_read_csv(path), split)
-    classes = sorted({label for table in tables.values() for label in table["label"]})
-    _check_classes(classes, kinetics.class_count)
-    if kinetics.subset is not None:
-        tables = {split: _subset(dataset, split, table, patience) for split, table in tables.items()}
-        classes = sorted({label for table in tables.values() for label in table["label"]})
-        if kinetics.class_count == 400 and len(classes) != 200:
-            raise V4DError(f"Mini-Kinetics-200 has {len(classes)} classes by these annotations and lists")
-    tables = _separated(tables)
-    index = {name: number for number, name in enumerate(classes)}
-    return classes, {split: _layout(table, split, index) for split, table in tables.items()}
+    def download(self, split: str, part: str) -> Path:
+        """Bring one archive, `replacements`, or `youtube`; the path it then has.
 
+        Raises:
+            V4DError: there is no such part, it cannot be had, or is another than the one that was locked.
+        """
+        from v4d.datasets import kinetics_archives, youtube
 
-def _download(dataset: DatasetConfig, url: str, name: str, patience: RetryPolicy, check: Check) -> Path:
-    """Fetch a small file of the annotations once; later runs use what lies there."""
-    path = dataset.root / "annotations" / "source" / name
-    lock = LockFile(dataset.root)
-    entry = lock.get(f"annotations/{name}")
-    if entry is None or entry.url != url or not path.exists() or _sha256(path) != entry.sha256:
-        fetch(
-            url,
-            path,
-            patience=patience,
-            check=check,
-            accept=lambda new: lock.record(f"annotations/{name}", new),
+        if part == "replacements":
+            self.check_split(split)
+            path = kinetics_archives.download_replacements(self.dataset, split)
+            if path is None:
+                raise V4DError(f"{split} has no replacements, or dataset.kinetics.use_replacements is off")
+            return path
+        self.check_part(split, part)
+        if part == YOUTUBE:
+            return youtube.download_missing(self.dataset, split)
+        return kinetics_archives.download_archive(self.dataset, split, part)
+
+    def archive_settings(self) -> dict[str, Any]:
+        """What the bytes of every archive depend on."""
+        return {"version": self.options.version}
+
+    def content(self, split: str, part: str) -> dict[str, Any]:
+        """What else the bytes of one part depend on."""
+        replaced = split == self.options.whole.replaced_split and part != YOUTUBE
+        return {
+            "given_up": self.options.given_up(split, part),
+            "replacements": replaced and self.options.use_replacements,
+        }
+
+    def waits_for(self, split: str, part: str) -> list[str]:
+        """What no archive holds is known when all archives are used up."""
+        return self.options.archive_names(split) if part == YOUTUBE else []
+
+    @property
+    def keeps_archives(self) -> bool:
+        """Whether archives stay after their clips are made."""
+        return self.options.keep_archives
+
+    def verify_archives(self) -> list[str]:
+        """A line for each archive on disk that is not what it was.
+
+        In the place of an archive that is given up lies an empty one.
+        """
+        from v4d.datasets.lockfile import verify_archives
+
+        given = (name.split("/") for name in self.options.give_up)
+        empty = [self.paths.archive(split, part) for split, part in given if part != YOUTUBE]
+        return verify_archives(self.paths, empty)
+
+    # Videos
+
+    def expected(self, split: str, part: str, annotated: "pandas.DataFrame") -> "pandas.DataFrame":
+        """All videos of the split; of `youtube` those of which no archive holds a usable one."""
+        if part != YOUTUBE:
+            return annotated
+        from v4d.datasets.youtube import missing_videos
+
+        return missing_videos(self.dataset, split).assign(part=part)
+
+    def videos(self, split: str, part: str, expected: "pandas.DataFrame") -> Iterator[SourceVideo]:
+        """The videos of a part, corrupted ones replaced."""
+        from v4d.datasets import kinetics_archives, youtube
+
+        if part == YOUTUBE:
+            return youtube.youtube_videos(self.dataset, split, expected)
+        return kinetics_archives.archived_videos(self.dataset, split, part, expected)
+
+    def max_bad_share(self, split: str, part: str) -> float:
+        """Any share for `youtube`: most of what no archive holds is gone from YouTube, too."""
+        return 1.0 if part == YOUTUBE else self.dataset.max_bad_share
+
+    def missing_reason(self, split: str) -> str:
+        """Why an annotated video may be nowhere."""
+        return self.options.missing_reason(split)
+
+    def in_archives(self, manifest: "pandas.DataFrame") -> "pandas.Series[int]":
+        """Videos by split that the archives hold in any state."""
+        held = manifest[(manifest["status"] != "missing") & (manifest["part"] != YOUTUBE)]
+        return held.groupby("split").size()
+
+    def part_threads(self, cores: int) -> int:
+        """Threads of a job that transcodes or decodes a part.
+
+        Snakemake begins whatever fits into the free cores: beside downloads, of one core each and four at a
+        time, a job that wants all cores would wait until the last archive is there, and all archives with it.
+        """
+        return max(1, min(4, cores - 4))
+
+    # What is known beforehand
+
+    def published(self) -> Published | None:
+        """A trial run is another data set; with another number of classes it may be a miniature mirror."""
+        if self.dataset.limit is not None:
+            return None
+        taken, complete = self.options.edition, self.options.whole.classes == self.options.class_count
+        return Published(taken.title, taken.classes, counts=self._published_counts() if complete else None)
+
+    def expected_videos(self) -> int:
+        """By the published counts."""
+        counts, limit = self._published_counts(), self.dataset.limit
+        most = limit * self.options.edition.classes if limit else None
+        found = counts["in_archives"].fillna(counts["annotated"])
+        return self.transcoded(int(found.clip(upper=most).sum()))
+
+    def transcoded(self, annotated: int) -> int:
+        """Of archives that the config does not take no video is transcoded."""
+        public = self.options.whole
+        if self.options.class_count != public.classes:
+            return annotated  # a mirror of its own
+        splits = [split for split in self.dataset.splits if split in public.parts]
+        taken = sum(min(self.options.parts[split], public.parts[split]) for split in splits)
+        return round(annotated * taken / sum(public.parts[split] for split in splits))
+
+    def archive_cost(self, videos: int) -> StageCost:
+        """Archives of the average size, or of the size of those that have come."""
+        from v4d.datasets.lockfile import LockFile
+
+        options, public, splits = self.options, self.options.whole, self.dataset.splits
+        parts = [(split, part) for split in splits for part in options.archive_names(split)]
+        count = sum(not options.given_up(*part) for part in parts)
+        sizes = [e.size for name, e in LockFile(self.paths.lock).entries().items() if "/part_" in name]
+        size = sum(sizes) / len(sizes) if sizes else public.archive_bytes
+        replaced = options.use_replacements and public.replaced_split in splits
+        extra = replaced * public.replacements * public.size / public.videos
+        download = count * size + extra
+        so_far = total_cost(self.paths.costs("archives"))
+        cpu = so_far.cpu_seconds / (so_far.bytes / 1e9) if so_far.bytes else ARCHIVE_CPU
+        kept = options.keep_archives
+        return StageCost(
+            download,
+            disk=download if kept else extra,
+            passing=0.0 if kept else min(count, ARCHIVES_AT_ONCE) * size,
+            cpu_seconds=cpu * download / 1e9,
+            basis=f"measured, {len(sizes)} archives" if sizes else "averages",
         )
-    return path
 
+    def requirements(self) -> Iterator[Requirement]:
+        """What the second source of videos needs, where it is on."""
+        if self.options.youtube:
+            from v4d.datasets.youtube import requirements
 
-def _read_csv(path: Path) -> pandas.DataFrame:
-    """A table of the columns label, youtube_id, time_start, time_end, all rows.
+            yield from requirements(self.options.cookies)
 
-    Read as text: an id can look like a number (`1e5-...`) or like a missing value.
-    """
-    rows = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            absent = [name for name in _COLUMNS if name not in header]
-            if absent:
-                raise V4DError(f"{path}: no column {absent[0]!r} among {','.join(header)[:80]!r}")
-            for row in reader:
-                rows.append(_parse_row(row, f"{path}, line {reader.line_num}"))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise V4DError(f"{path} is no CSV: {error}") from error
-    if not rows:
-        raise V4DError(f"{path} holds no videos")
-    return pandas.DataFrame(rows, columns=["label", "video_id", "time_start", "time_end"])
+    def check_part(self, split: str, part: str, known: Collection[str] = ()) -> None:
+        """Refuse a part that there is none of, and `youtube` where that is off."""
+        self.check_split(split)
+        if part == YOUTUBE and not self.options.youtube:
+            raise V4DError("YouTube is off: dataset.kinetics.youtube is false")
+        super().check_part(split, part, known)
 
+    def _published_counts(self) -> "pandas.DataFrame":
+        from v4d.datasets.published import published_counts
 
-def _parse_row(row: dict[str, str], where: str) -> tuple[str, str, float, float]:
-    label, video_id = (row["label"] or "").strip(), (row["youtube_id"] or "").strip()
-    if not label:
-        raise V4DError(f"{where}: no label")
-    if not _ID.fullmatch(video_id):
-        raise V4DError(f"{where}: {video_id!r} is no YouTube id")
-    try:
-        return label, video_id, float(row["time_start"]), float(row["time_end"])
-    except (TypeError, ValueError) as error:
-        raise V4DError(f"{where}: time_start and time_end are no numbers") from error
-
-
-def _once(table: pandas.DataFrame, split: str) -> pandas.DataFrame:
-    twice = table["video_id"].duplicated()
-    if twice.any():
-        first = table.loc[twice, "video_id"].iloc[0]
-        _say(f"{split}: {twice.sum()} rows of ids that were annotated before are left out, e.g. {first}")
-    return table[~twice]
-
-
-def _separated(tables: dict[str, pandas.DataFrame]) -> dict[str, pandas.DataFrame]:
-    """Take ids of other splits out of the training split: nothing may be trained and tested on."""
-    if "train" not in tables:
-        return tables
-    train = tables["train"]
-    others = {name for split, table in tables.items() if split != "train" for name in table["video_id"]}
-    shared = train["video_id"].isin(others)
-    if shared.any():
-        first = train.loc[shared, "video_id"].iloc[0]
-        _say(f"train: {shared.sum()} ids that are in another split as well are left out, e.g. {first}")
-    return tables | {"train": train[~shared]}
-
-
-def _check_classes(classes: list[str], count: int | None) -> None:
-    """Hold the labels against the 400 known names, or against a mirror's number of classes."""
-    if count == 400 and classes != class_names():
-        odd = sorted(set(classes) ^ set(class_names()))
-        raise V4DError(
-            f"the annotations' classes are not those of Kinetics-400: {len(odd)} differ, e.g. {odd[0]!r}"
-        )
-    if count is not None and len(classes) != count:
-        raise V4DError(
-            f"the annotations have {len(classes)} classes, dataset.kinetics.class_count is {count}"
-        )
-
-
-def _subset(
-    dataset: DatasetConfig, split: str, table: pandas.DataFrame, patience: RetryPolicy
-) -> pandas.DataFrame:
-    """The rows of a split that Mini-Kinetics-200's list names."""
-    kinetics = dataset.kinetics
-    if split not in ("train", "val"):
-        raise V4DError(f"dataset.splits: subset mini200 has train and val, no {split!r}")
-    name = f"{split}_ytid_list.txt"
-    expected = (kinetics.mini_sha256 or {}).get(split)
-
-    def check(path: Path) -> None:
-        if expected is not None and _sha256(path) != expected:
-            raise V4DError(f"{path}: its sha256 is not dataset.kinetics.mini_sha256.{split}")
-
-    path = _download(dataset, f"{kinetics.mini_url.rstrip('/')}/{name}", name, patience, check)
-    check(path)
-    ids = set(path.read_text(encoding="utf-8").split())
-    chosen = table[table["video_id"].isin(ids)]
-    if chosen.empty:
-        raise V4DError(f"none of the {len(ids)} ids in {path} is annotated in {split}")
-    absent = len(ids) - len(chosen)
-    if absent:
-        _say(f"{split}: {absent} of the {len(ids)} ids in {name} are not annotated, and left out")
-    return chosen
-
-
-def _layout(table: pandas.DataFrame, split: str, index: dict[str, int]) -> pandas.DataFrame:
-    """The annotations' columns; no list says which archive holds a video, so `part` is unknown."""
-    numbers = table["label"].map(index)
-    table = table.assign(class_index=numbers, split=split, part="", path="")
-    columns = ["video_id", "label", "class_index", "time_start", "time_end", "split", "part", "path"]
-    return table[columns].reset_index(drop=True)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _data(name: str) -> dict:
-    return json.loads((resources.files("v4d.datasets") / "facts" / name).read_text(encoding="utf-8"))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        return published_counts(self.options.edition.counts, self.dataset.splits)

@@ -6,10 +6,11 @@ It outlives the archives, which are deleted once their clips are made: an archiv
 must be the one that was fetched first. Keep it with your results, and another machine gets the same data.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from v4d.config import DatasetConfig
+from v4d.config.paths import DatasetPaths
 from v4d.datasets.download.checksums import digest
 from v4d.errors import V4DError
 from v4d.utils.files import exclusive, read_json, write_json
@@ -18,19 +19,27 @@ from v4d.utils.progress import progress
 
 @dataclass(frozen=True)
 class LockEntry:
+    """What a file was when it was fetched first."""
+
     size: int
+    """Bytes."""
     sha256: str
     etag: str = ""
     url: str = ""
 
 
 class LockFile:
-    """The lock file of one data set; safe to use from several processes."""
+    """The lock file of one data set (`DatasetPaths.lock`); safe to use from several processes."""
 
-    def __init__(self, root: Path):
-        self.path = root / "archives.lock.json"
+    def __init__(self, path: Path):
+        self.path = path
 
     def entries(self) -> dict[str, LockEntry]:
+        """Everything that is locked, by name.
+
+        Raises:
+            V4DError: the file is no lock file.
+        """
         if not self.path.exists():
             return {}
         try:
@@ -39,6 +48,7 @@ class LockFile:
             raise V4DError(f"{self.path} is no lock file: {error}") from error
 
     def get(self, name: str) -> LockEntry | None:
+        """What is locked under a name, if anything."""
         return self.entries().get(name)
 
     def check(self, name: str, size: int, sha256: str) -> None:
@@ -55,6 +65,11 @@ class LockFile:
                 f"to accept the new one"
             )
 
+    def record_file(self, name: str, path: Path, url: str = "", *, replace: bool = False) -> None:
+        """`record` a file as it is on disk."""
+        digests = digest(path)
+        self.record(name, LockEntry(digests.size, digests.sha256, "", url), replace=replace)
+
     def record(self, name: str, entry: LockEntry, *, replace: bool = False) -> None:
         """Write an entry, or hold a file against the one that is there unless it may be replaced.
 
@@ -70,24 +85,24 @@ class LockFile:
                 write_json(self.path, {key: asdict(entries[key]) for key in sorted(entries)})
 
 
-def verify_archives(dataset: DatasetConfig) -> list[str]:
+def verify_archives(paths: DatasetPaths, unlocked: Collection[Path] = ()) -> list[str]:
     """Hold every archive that is on disk against the lock; a line for each that is wrong.
 
-    Archives that were deleted after use are no fault, those without an entry are. In the place of one that
-    is given up lies an empty one.
+    Archives that were deleted after use are no fault, those without an entry are.
+
+    Args:
+        unlocked: archives that are not to be looked at.
     """
-    lock = LockFile(dataset.root)
+    lock = LockFile(paths.lock)
     entries = lock.entries()
-    folder = dataset.root / "archives"
-    stand_ins = {folder / f"{name}.tar.gz" for name in dataset.kinetics.give_up if "/part_" in name}
     files = sorted(
         path
-        for path in folder.glob("*/*")
-        if path.suffix in (".gz", ".tar") and not path.name.startswith(".") and path not in stand_ins
+        for path in paths.archives.glob("*/*")
+        if path.suffix in (".gz", ".tar") and not path.name.startswith(".") and path not in unlocked
     )
     problems = []
     for path in progress(files, what="verify archives", unit="archives"):
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(paths.archives).as_posix()
         entry = entries.get(name)
         if entry is None:
             problems.append(f"{path}: not in {lock.path}")

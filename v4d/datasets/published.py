@@ -1,29 +1,35 @@
-"""Published accuracies, kept as data (`facts/published_results.csv`) with their data set and origin."""
+"""What others found, kept as data with its origin: counts of videos, and accuracies.
 
-from pathlib import Path
+facts/published_counts.csv   a row a split of a set: annotated, in the public archives, in the authors' copy
+facts/published_results.csv  a row a model on a data set
+"""
 
-import pandas as pd
+from collections.abc import Iterable
+from importlib import resources
 
-from v4d.config import Config
+import pandas
 
-PUBLISHED_FILE = Path(__file__).parent / "facts" / "published_results.csv"
-_KINETICS = {None: ("Kinetics-400", 400), "mini200": ("Mini-Kinetics-200", 200)}
+FACTS = resources.files("v4d.datasets") / "facts"
 
 
-def published_dataset(config: Config, class_count: int) -> str | None:
-    """The name under which others publish results on a config's data set; None where nobody can have.
+def published_counts(name: str, splits: Iterable[str]) -> pandas.DataFrame:
+    """A row a split, of those that are known, with `annotated`, `in_archives`, `authors_copy`.
 
-    A part of Kinetics (a trial run, a mirror with fewer classes) is another data set, and so is a split other
-    than the validation split, which they all are about.
+    Args:
+        name: the set's name in the file.
     """
-    dataset = config.dataset
-    if dataset.source != "kinetics" or dataset.limit is not None or config.testing.split != "val":
-        return None
-    name, classes = _KINETICS[dataset.kinetics.subset]
-    return name if class_count == classes else None
+    table = _read("published_counts.csv")
+    table = table[table["set"] == name].set_index("split")
+    columns = ["annotated", "in_archives", "authors_copy"]
+    return table.loc[[split for split in splits if split in table.index], columns].astype("Int64")
 
 
-def published_results(dataset: str | None) -> pd.DataFrame:
+def published_results(dataset: str | None) -> pandas.DataFrame:
     """The published rows of one data set, never of two; none for None."""
-    table = pd.read_csv(PUBLISHED_FILE)
+    table = _read("published_results.csv")
     return table[table["dataset"] == dataset].reset_index(drop=True)
+
+
+def _read(name: str) -> pandas.DataFrame:
+    with (FACTS / name).open(encoding="utf-8") as file:
+        return pandas.read_csv(file)

@@ -1,11 +1,10 @@
 """Replacements for corrupted videos: gzip at the source, here a plain tar with random access."""
 
-import io
 import os
 import tarfile
 from pathlib import Path
 
-from v4d.datasets.archives import ArchiveError, read_members
+from v4d.datasets.archives import ArchiveError, add_member, read_members
 from v4d.errors import V4DError
 from v4d.utils.files import atomic_path
 
@@ -31,16 +30,10 @@ class Replacements:
         except (OSError, tarfile.TarError) as error:
             raise ArchiveError(f"{path} is damaged: {error}") from error
 
-    def __len__(self) -> int:
-        return len(self._places)
-
     def get(self, video_id: str) -> bytes | None:
         """The bytes of a replacement, or None."""
         place = self._places.get(video_id)
         return None if place is None else os.pread(self._descriptor, place[1], place[0])
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 def repack(source: Path, target: Path) -> int:
@@ -53,7 +46,5 @@ def repack(source: Path, target: Path) -> int:
         for member in read_members(source, lambda video_id, span: video_id not in seen):
             if not member.refused:
                 seen.add(member.video_id)
-                info = tarfile.TarInfo(f"{member.video_id}.mp4")
-                info.size = len(member.data)
-                archive.addfile(info, io.BytesIO(member.data))
+                add_member(archive, f"{member.video_id}.mp4", member.data)
     return len(seen)

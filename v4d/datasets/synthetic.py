@@ -1,204 +1,85 @@
-"""The made-up data set: the class of a video is the order of its two motions.
+"""The made-up data set, in which the class of a video is the order of its two motions.
 
-An object moves, rests, and moves back: left then right, right then left, up then down, down then up. What
-leaves on one side comes in on the other. The rest is longer than one unit spans, so a single unit sees one
-motion at most and cannot tell the class; units together, in their order, can. Start, speed, colour, shape,
-size, background, noise and the moments of change vary. A video depends on the seed and its own id only.
+Its archives are rendered here (`synthetic_videos`), so that the pipeline can be tried without a download.
 """
 
-import gzip
-import hashlib
-import io
-import os
-import tarfile
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
+from pydantic import Field
 
-from v4d.config import DatasetConfig
-from v4d.datasets.synthetic_options import SyntheticOptions
+from v4d.config import DatasetConfig, SourceOptions, key
+from v4d.datasets.base import Annotations, DataSource
 from v4d.errors import V4DError
-from v4d.utils.ffmpeg import ffmpeg_binary
-from v4d.utils.files import atomic_path
-from v4d.utils.progress import progress
+from v4d.utils.cost import StageCost
 
 CLASSES = ("down_then_up", "left_then_right", "right_then_left", "up_then_down")
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-SHAPES = ("disc", "square", "diamond", "ring")
+VIDEO_BYTES, VIDEO_CPU = 200e3, 0.17
+"""Bytes of a video of 128x128 pixels and the CPU time (seconds) to render it: one core of an AMD EPYC."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What is drawn: times in frames, places and sizes in pixels."""
+class SyntheticOptions(SourceOptions):
+    """The made-up set, in which the class is the order of two motions."""
 
-    fps: int
-    num_frames: int
-    path: np.ndarray  # [num_frames, 2], the object's centre
-    shape: str
-    radius: float
-    color: np.ndarray  # [3], 0..255
-    background: np.ndarray  # [size, size, 3]
-    noise: float
+    traceless: ClassVar[bool] = False
 
-
-def video_ids(settings: SyntheticOptions, split: str) -> list[tuple[str, int]]:
-    """The ids and class indices of a split, classes in turn."""
-    return [(f"{split}_{n:05d}", n % len(CLASSES)) for n in range(settings.videos[split])]
-
-
-def make_archive(dataset: DatasetConfig, split: str, part: str, path: Path) -> None:
-    """Render the videos of one part, on all cores, into a gzip-compressed tar of `<video_id>.mp4`."""
-    number = int(part.rsplit("_", 1)[1])
-    start = number * dataset.part_size
-    members = video_ids(dataset.synthetic, split)[start : start + dataset.part_size]
-
-    def render(member: tuple[str, int]) -> tuple[str, bytes]:
-        video_id, class_index = member
-        return video_id, encode(draw_scene(dataset.synthetic, video_id, class_index))
-
-    with (
-        atomic_path(path) as temporary,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        temporary.open("wb") as file,
-        # No name and no time in gzip's header, nor in the members': the same seed gives the same bytes.
-        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w") as archive,
-    ):
-        videos = pool.map(render, members)
-        for video_id, video in progress(videos, total=len(members), what=f"{split} {part}", unit="videos"):
-            info = tarfile.TarInfo(f"{video_id}.mp4")
-            info.size = len(video)
-            archive.addfile(info, io.BytesIO(video))
-
-
-def draw_scene(settings: SyntheticOptions, video_id: str, class_index: int) -> Scene:
-    """Draw the lots for one video."""
-    digest = hashlib.sha256(f"{settings.seed}/{video_id}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    size = settings.size
-    radius = size * rng.uniform(0.12, 0.19)
-    path = _path(rng, CLASSES[class_index], size, settings.rest_frames)
-    background = _background(rng, size)
-    return Scene(
-        fps=int(rng.choice([25, 30])),
-        num_frames=len(path),
-        path=path,
-        shape=str(rng.choice(SHAPES)),
-        radius=radius,
-        color=_contrasting(rng, background.mean(axis=(0, 1))),
-        background=background,
-        noise=rng.uniform(2, 8),
+    videos: dict[str, Annotated[int, Field(ge=4)]] = key(
+        {"train": 480, "val": 160}, "Videos in each split, spread evenly over the four classes."
     )
-
-
-def _path(rng: np.random.Generator, name: str, size: int, rest: int) -> np.ndarray:
-    """Rest, move, rest, move back, rest a moment: the object's centre in each frame, not wrapped.
-
-    Nothing but the order of the motions may tell two classes of one axis apart:
-
-    - what leaves on one side comes in on the other, and a motion covers about half of the way around: so the
-      places of the rests, in their order, are as likely for "left then right" as for "right then left";
-    - both rests last equally long, and the last one is just long enough that "moved left, then stopped"
-      happens at the end as often as in the middle.
-    """
-    direction = np.array(DIRECTIONS[name.split("_then_")[0]], float)
-    travel = size * rng.uniform(0.4, 0.6)
-    lead, pause = (rest + int(n) for n in rng.integers(0, 7, 2))
-    going, returning = (int(n) for n in rng.integers(14, 23, 2))
-    tail = int(rng.integers(9, 13))
-    away = np.concatenate(
-        [
-            np.zeros(lead),
-            np.linspace(0, travel, going + 1)[1:],
-            np.full(pause, travel),
-            np.linspace(travel, 0, returning + 1)[1:],
-            np.zeros(tail),
-        ]
+    size: int = key(128, "Width and height, pixels.", ge=32, le=1024, multiple_of=2)
+    rest_frames: int = key(
+        16, "Frames between the two motions; longer than one unit spans, so that no unit sees both.", ge=1
     )
-    return rng.uniform(0, size, 2) + away[:, None] * direction
+    seed: int = key(0, "Seed of everything drawn.", ge=0)
+
+    def check(self, dataset: DatasetConfig) -> None:
+        """Refuse a split without a number of videos."""
+        absent = [split for split in dataset.splits if split not in self.videos]
+        if absent:
+            raise V4DError(f"config: dataset.synthetic.videos has no entry for split {absent[0]!r}")
 
 
-def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A smooth random texture: noise at three scales, tinted."""
-    texture = np.zeros((size, size, 3))
-    for cells, strength in ((3, 30), (8, 20), (20, 12)):
-        coarse = rng.uniform(-1, 1, (cells, cells, 3))
-        at = np.linspace(0, cells - 1, size)
-        low = np.minimum(at.astype(int), cells - 2)
-        part = (at - low)[:, None, None]
-        rows = coarse[low] * (1 - part) + coarse[low + 1] * part
-        part = (at - low)[None, :, None]
-        texture += strength * (rows[:, low] * (1 - part) + rows[:, low + 1] * part)
-    return np.clip(texture + rng.uniform(40, 110, 3), 0, 255)
+class Synthetic(DataSource):
+    """The made-up set."""
 
+    Options = SyntheticOptions
+    options: SyntheticOptions
+    archived = True
+    seconds = 3.8
 
-def _contrasting(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """A colour that is brighter than the background's mean, by 110 levels or more in one channel."""
-    while True:
-        color = rng.uniform(80, 255, 3)
-        if (color - background).max() >= 110 and color.mean() > background.mean() + 50:
-            return color
+    def annotations(self) -> Annotations:
+        """A row a video; a part holds ids that follow one another."""
+        listed = {split: [(*member, "") for member in self.members(split)] for split in self.dataset.splits}
+        return Annotations.listed(self.dataset, listed, mixed=False)
 
+    def count(self, split: str) -> int:
+        """Videos of a split."""
+        return self.options.videos[split]
 
-def frames(scene: Scene, seed: int = 0) -> Iterator[np.ndarray]:
-    """The frames of a scene, uint8 [size, size, 3]."""
-    size = len(scene.background)
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:size, 0:size] + 0.5
-    for x, y in scene.path:
-        dx, dy = ((at + size / 2) % size - size / 2 for at in (columns - x, rows - y))  # around the edges
-        distance = _distance(scene.shape, dx, dy, scene.radius)
-        cover = np.clip(0.5 - distance, 0, 1)[..., None]  # one pixel of anti-aliasing
-        image = scene.background * (1 - cover) + scene.color * cover
-        image += rng.normal(0, scene.noise, (size, size, 1))
-        yield np.clip(image, 0, 255).astype(np.uint8)
+    def members(self, split: str) -> list[tuple[str, str]]:
+        """The ids of a split with their classes, which come in turn."""
+        return [(f"{split}_{n:05d}", CLASSES[n % len(CLASSES)]) for n in range(self.options.videos[split])]
 
+    def download(self, split: str, part: str) -> Path:
+        """Render the videos of a part, on all cores."""
+        from v4d.datasets.synthetic_videos import write_archive
 
-def _distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance (pixels) to the outline, negative inside."""
-    if shape == "square":
-        return np.maximum(abs(dx), abs(dy)) - 0.85 * radius
-    if shape == "diamond":
-        return (abs(dx) + abs(dy) - 1.2 * radius) / np.sqrt(2)
-    away = np.hypot(dx, dy)
-    return abs(away - 0.7 * radius) - 0.3 * radius if shape == "ring" else away - radius
+        self.check_part(split, part)
+        start = int(part.removeprefix("part_")) * self.dataset.part_size
+        members = self.members(split)[start : start + self.dataset.part_size]
+        path, look = self.paths.archive(split, part), self.options.model_dump(exclude={"videos"})
+        write_archive(path, members, f"{split} {part}", **look)
+        return path
 
+    def archive_settings(self) -> dict[str, Any]:
+        """What the bytes of every archive depend on."""
+        return super().archive_settings() | {"part_size": self.dataset.part_size}
 
-def encode(scene: Scene) -> bytes:
-    """H.264 as it comes from a camera or a site: B-frames, a key frame every 250, and an audio track."""
-    import ffmpeg
+    def download_threads(self, cores: int) -> int:
+        """All cores: nothing is waited for."""
+        return cores
 
-    size = len(scene.background)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "video.mp4"
-        video = ffmpeg.input(
-            "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{size}x{size}", framerate=scene.fps
-        )
-        seconds = scene.num_frames / scene.fps
-        audio = ffmpeg.input("anoisesrc=amplitude=0.05:seed=1", format="lavfi", t=seconds)
-        output = ffmpeg.output(
-            video,
-            audio,
-            str(target),
-            vcodec="libx264",
-            preset="veryfast",
-            crf=20,
-            g=250,
-            bf=2,
-            pix_fmt="yuv420p",
-            acodec="aac",
-            audio_bitrate="32k",
-            threads=1,
-            **{"flags": "+bitexact", "fflags": "+bitexact", "map_metadata": -1},
-        )
-        raw = b"".join(frame.tobytes() for frame in frames(scene, seed=int(scene.radius * 1e6)))
-        try:
-            output.run(cmd=ffmpeg_binary(), input=raw, quiet=True, overwrite_output=True)
-        except ffmpeg.Error as error:
-            last = error.stderr.decode(errors="replace").strip().split("\n")[-1]
-            raise V4DError(f"ffmpeg could not make a synthetic video: {last}") from error
-        return target.read_bytes()
+    def archive_cost(self, videos: int) -> StageCost:
+        """Rendering; the archives are deleted after use."""
+        scale = videos * (self.options.size / 128) ** 2
+        return StageCost(passing=VIDEO_BYTES * scale, cpu_seconds=VIDEO_CPU * scale)

@@ -11,6 +11,7 @@ child, so that it cannot hang the job.
 
 import csv
 import gzip
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -19,21 +20,19 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas
 
 from v4d.config import DatasetConfig
-from v4d.datasets.annotations import YOUTUBE, archive_names, missing_reason
-from v4d.datasets.download.checksums import digest
-from v4d.datasets.kinetics_options import KineticsOptions
-from v4d.datasets.lockfile import LockEntry, LockFile
+from v4d.datasets.base import Requirement, SourceVideo, archive_videos
+from v4d.datasets.kinetics_versions import YOUTUBE
+from v4d.datasets.lockfile import LockFile
 from v4d.errors import V4DError
-from v4d.preprocessing.clips import SourceVideo, archive_videos
 from v4d.utils.ffmpeg import Finished, ffmpeg_binary, run_with_deadline
 from v4d.utils.files import atomic_path, exclusive
 from v4d.utils.progress import progress
 
-PART = YOUTUBE
 REFUSALS = 6
 """In a row, after which the job gives up: about ten minutes of waiting, with the default wait."""
 DEADLINE_SECONDS = 300.0
@@ -56,19 +55,14 @@ def download_missing(dataset: DatasetConfig, split: str, *, deadline: float = DE
     Raises:
         V4DError: yt-dlp is not installed, a part's clips are not made yet, or YouTube refuses.
     """
-    if not dataset.kinetics.youtube:
-        raise V4DError("YouTube is off: dataset.kinetics.youtube is false")
-    target = dataset.root / "archives" / split / f"{PART}.tar.gz"
-    folder = target.with_name(PART)
+    target, folder = dataset.paths.archive(split, YOUTUBE), dataset.paths.gathered(split, YOUTUBE)
     with exclusive(target):
         folder.mkdir(parents=True, exist_ok=True)
-        if not dataset.given_up(split, PART):
-            with exclusive(dataset.root / "archives" / PART):  # two splits' jobs would be two at a time
+        if not dataset.options.given_up(split, YOUTUBE):
+            with exclusive(dataset.paths.archives / YOUTUBE):  # two splits' jobs would be two at a time
                 _fetch_all(dataset, split, folder, deadline)
         _pack(folder, target)
-        digests = digest(target)
-        lock = LockFile(dataset.root)
-        lock.record(f"{split}/{target.name}", LockEntry(digests.size, digests.sha256), replace=True)
+        LockFile(dataset.paths.lock).record_file(f"{split}/{target.name}", target, replace=True)
     return target
 
 
@@ -78,8 +72,8 @@ def missing_videos(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
     Raises:
         V4DError: the annotations, or the ledger of a part, are not there yet.
     """
-    paths = [dataset.root / "annotations" / f"{split}.parquet"]
-    paths += [dataset.root / "clips" / split / f"{part}.parquet" for part in archive_names(dataset, split)]
+    paths = [dataset.paths.annotations(split)]
+    paths += [dataset.paths.clips_ledger(split, part) for part in dataset.options.archive_names(split)]
     tables = []
     for path in paths:
         if not path.exists():
@@ -92,31 +86,44 @@ def missing_videos(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
 
 def youtube_videos(dataset: DatasetConfig, split: str, missing: pandas.DataFrame) -> Iterator[SourceVideo]:
     """The part's videos: those that came, and a reason for each of the others in `missing`."""
-    archive = dataset.root / "archives" / split / f"{PART}.tar.gz"
     came = set()
-    for video in archive_videos(archive, missing):
+    for video in archive_videos(dataset.paths.archive(split, YOUTUBE), missing):
         came.add(video.video_id)
         yield video
     reasons = outcomes(dataset, split)
     for video_id in missing["video_id"]:
         if video_id not in came:
-            reason = f"{missing_reason(dataset, split)}; YouTube: {reasons.get(video_id, 'not asked')}"
+            reason = f"{dataset.options.missing_reason(split)}; YouTube: {reasons.get(video_id, 'not asked')}"
             yield SourceVideo(video_id, None, status="missing", reason=reason)
 
 
 def outcomes(dataset: DatasetConfig, split: str) -> dict[str, str]:
     """Videos that YouTube does not have any more, with its reason."""
-    path = dataset.root / "archives" / split / PART / "outcomes.csv"
+    path = dataset.paths.gathered(split, YOUTUBE) / "outcomes.csv"
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
 
 
+def requirements(cookies: str | None) -> Iterator[Requirement]:
+    """yt-dlp, and the file with cookies where one is named."""
+    try:
+        found = f"yt-dlp {importlib.metadata.version('yt-dlp')}"
+    except importlib.metadata.PackageNotFoundError:
+        yield Requirement("youtube", "no yt-dlp", "pip install 'v4d[youtube]'")
+        return
+    if cookies is not None and not Path(cookies).is_file():
+        advice = "put it there, or take dataset.kinetics.cookies out"
+        yield Requirement("youtube", f"{found}; no cookies file {cookies}", advice)
+    else:
+        yield Requirement("youtube", found)
+
+
 def _fetch_all(dataset: DatasetConfig, split: str, folder: Path, deadline: float) -> None:
     if importlib.util.find_spec("yt_dlp") is None:
         raise V4DError("dataset.kinetics.youtube needs yt-dlp: pip install 'v4d[youtube]'")
-    cookies = dataset.kinetics.cookies
+    cookies = dataset.options.cookies
     if cookies is not None and not Path(cookies).is_file():
         raise V4DError(f"dataset.kinetics.cookies: no such file: {cookies}")
     known = outcomes(dataset, split)
@@ -125,12 +132,12 @@ def _fetch_all(dataset: DatasetConfig, split: str, folder: Path, deadline: float
         for row in missing_videos(dataset, split).itertuples()
         if row.video_id not in known and not _file(folder, row).exists()
     ]
-    settled = _settle(todo, f"{split}/{PART}", folder, dataset.kinetics, deadline)
+    settled = _settle(todo, f"{split}/{YOUTUBE}", folder, dataset.options, deadline)
     for _ in progress(settled, total=len(todo), what=f"YouTube {split}", unit="videos"):
         pass
 
 
-def _settle(todo: list, part: str, folder: Path, kinetics: KineticsOptions, deadline: float) -> Iterator[str]:
+def _settle(todo: list[Any], part: str, folder: Path, options: Any, deadline: float) -> Iterator[str]:
     """Fetch video after video; yields the id of each that came or is gone for good.
 
     One that is refused is asked for again when all others have been.
@@ -139,7 +146,7 @@ def _settle(todo: list, part: str, folder: Path, kinetics: KineticsOptions, dead
     refused = brought = 0
     while waiting:
         row = waiting.popleft()
-        finished = _fetch(row, folder, kinetics.cookies, deadline)
+        finished = _fetch(row, folder, options.cookies, deadline)
         words = _words(finished)
         came = finished.code == 0 and _file(folder, row).exists()
         if came or not _passing(finished, words):
@@ -159,7 +166,7 @@ def _settle(todo: list, part: str, folder: Path, kinetics: KineticsOptions, dead
                 )
             print(f"{row.video_id}: {words}; waiting", file=sys.stderr, flush=True)
         if waiting:
-            pause.wait(kinetics.youtube_wait * 2**refused)
+            pause.wait(options.youtube_wait * 2**refused)
 
 
 def _passing(finished: Finished, words: str) -> bool:
@@ -168,7 +175,7 @@ def _passing(finished: Finished, words: str) -> bool:
     return finished.timed_out or crashed or bool(_REFUSED.search(words))
 
 
-def _fetch(row, folder: Path, cookies: str | None, deadline: float) -> Finished:
+def _fetch(row: Any, folder: Path, cookies: str | None, deadline: float) -> Finished:
     """Ask yt-dlp for one video's annotated span; a whole file appears or none."""
     target = _file(folder, row)
     unfinished = folder / f".unfinished-{row.video_id}.mp4"
@@ -199,7 +206,7 @@ def _enter(folder: Path, video_id: str, reason: str) -> None:
         csv.writer(file).writerow([video_id, reason])
 
 
-def _file(folder: Path, row) -> Path:
+def _file(folder: Path, row: Any) -> Path:
     return folder / f"{row.video_id}_{int(row.time_start):06d}_{int(row.time_end):06d}.mp4"
 
 

@@ -29,7 +29,7 @@ def examine(config: "Config | None" = None) -> Iterator[Finding]:
     yield from software.check_packages()
     yield from software.check_ffmpeg()
     if config:
-        yield from software.check_youtube(config)
+        yield from software.check_source(config)
     yield hardware.check_cores()
     yield from hardware.check_memory()
     yield hardware.check_disk(folder, hardware.needed_bytes(config) if config else None)

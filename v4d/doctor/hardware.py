@@ -1,6 +1,5 @@
 """Cores, memory, disk and GPUs."""
 
-import fcntl
 import importlib
 import os
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v4d.doctor.finding import FAIL, GB, OK, WARN, Finding
-from v4d.utils.files import existing_folder, free_bytes
+from v4d.utils.files import existing_folder, free_bytes, lock
 
 if TYPE_CHECKING:
     from v4d.config import Config
@@ -88,7 +87,7 @@ def check_locks(folder: Path) -> Finding:
     folder = existing_folder(folder)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), wait=False)
     except PermissionError as error:
         return Finding(FAIL, "folder", f"{folder}: {error.strerror}", "work in a folder that you own")
     except OSError as error:

@@ -7,7 +7,6 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from v4d.doctor.finding import FAIL, OK, WARN, Finding
@@ -100,21 +99,12 @@ def check_ffmpeg() -> Iterator[Finding]:
         yield Finding(OK, "ffmpeg", found)
 
 
-def check_youtube(config: "Config") -> Iterator[Finding]:
-    """What the second source of missing videos needs, where it is on."""
-    kinetics = config.dataset.kinetics
-    if config.dataset.source != "kinetics" or not kinetics.youtube:
-        return
-    try:
-        found = f"yt-dlp {importlib.metadata.version('yt-dlp')}"
-    except importlib.metadata.PackageNotFoundError:
-        yield Finding(FAIL, "youtube", "no yt-dlp", "pip install 'v4d[youtube]'")
-        return
-    if kinetics.cookies is not None and not Path(kinetics.cookies).is_file():
-        advice = "put it there, or take dataset.kinetics.cookies out"
-        yield Finding(FAIL, "youtube", f"{found}; no cookies file {kinetics.cookies}", advice)
-    else:
-        yield Finding(OK, "youtube", found)
+def check_source(config: "Config") -> Iterator[Finding]:
+    """What the source of the videos needs."""
+    from v4d.datasets import open_source
+
+    for needed in open_source(config.dataset).requirements():
+        yield Finding(FAIL if needed.advice else OK, needed.what, needed.found, needed.advice)
 
 
 def check_server(uri: str) -> Finding:

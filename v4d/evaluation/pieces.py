@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from v4d import config as configuration
-from v4d.checkpoints import LoadedModel, checkpoint_path, file_sha256, load_finished
+from v4d.checkpoints import LoadedModel, checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig, TestingConfig
 from v4d.data import index
 from v4d.data.loader import (
@@ -36,7 +36,7 @@ from v4d.distributed.group import DistributedContext
 from v4d.evaluation.predictions import predictions_table, write_table
 from v4d.evaluation.views import Scorer, unit_counts
 from v4d.models.base import check_crop
-from v4d.utils.files import read_json, write_json
+from v4d.utils.files import file_sha256, read_json, write_json
 from v4d.utils.progress import LogLines
 
 FORMAT = 1
@@ -189,7 +189,7 @@ class TestRun:
             while sum(table.num_rows for table in done) < len(piece):
                 done.append(next(tables))
                 if lines:
-                    lines.advance(done[-1].num_rows)
+                    lines.update(done[-1].num_rows)
             write_table(file, pa.concat_tables(done))
         if lines:
             lines.close()

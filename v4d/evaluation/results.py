@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 from v4d.checkpoints import described
 from v4d.config import config_sha
 from v4d.data import index
-from v4d.datasets.published import published_dataset
 from v4d.distributed.group import DistributedContext
 from v4d.evaluation import metrics
 from v4d.evaluation.pieces import Clock, TestRun
 from v4d.evaluation.predictions import orders_in, read_outcomes, suffix, unit_counts_in, units_suffix
 from v4d.models import gmac, parameter_count
 from v4d.tracking import Tracker
-from v4d.utils.files import atomic_path, write_json, write_text
+from v4d.utils.files import write_csv, write_json, write_text
 from v4d.utils.provenance import git_sha, hardware
 
 TABLE = "predictions.json"
@@ -51,8 +50,7 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
         "reliability": reliability,
     }
     for name, table in tables.items():
-        with atomic_path(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        write_csv(folder / f"{name}.csv", table)
     result = {
         "top1": metrics.top_k(normal, 1),
         "top5": metrics.top_k(normal, 5),
@@ -144,13 +142,14 @@ def headline(result: dict[str, Any]) -> str:
 def log(tracker: Tracker, run: TestRun, result: dict[str, Any]) -> None:
     """Everything of a test to its model's run in the tracker."""
     tags = ("dataset", "dataset_fingerprint", "git_sha", "parameters", "gmac")
+    published = open_source(run.config.dataset).published_name(result["classes"], result["split"])
     tracker.set_tags(
         {key: result[key] for key in (*described(run.finished.model), *tags)}
         | {
             "config_sha": config_sha(run.config),
             "tested_units": result["test_units"],
             "tested_split": result["split"],
-            "published_dataset": published_dataset(run.config, result["classes"]) or "",
+            "published_dataset": published or "",
         }
     )
     names = ("top1", "top5", "mean_class", "calibration_error", "videos", "videos_per_second")

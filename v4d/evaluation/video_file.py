@@ -19,16 +19,8 @@ from v4d.preprocessing.decode import ClipBytes, DecodedClip, decode_clip
 from v4d.preprocessing.transcode import Clip, anonymous_file, transcode
 from v4d.utils.ffmpeg import ffmpeg_binary, run_with_deadline
 from v4d.utils.processes import TaskResult, run_in_children
+from v4d.utils.videos import VIDEO_SUFFIXES
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for names in (
-        "3g2 3gp apng asf avi dv f4v flv gif ivf m2ts m2v m4v mj2 mjpeg mkv mov mp4",
-        "mpeg mpg mts mxf nut ogg ogv ts vob webm wmv y4m",
-    )
-    for name in names.split()
-)
-"""What is taken for a video in a folder. A file that is named is tried whatever it is called."""
 FURTHER_CONTAINERS = ",".join(
     (
         "apng apv avs2 avs3 bink cavsvideo dhav dirac dnxhd dv film_cpk flic gif gxf h261 h263 h264 hevc ivf",
@@ -64,7 +56,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
     videos: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
             if not found:
                 raise V4DError(f"no videos in the folder {path}")
             videos += found

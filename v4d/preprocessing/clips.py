@@ -1,7 +1,7 @@
 """The clips of one part: a WebDataset tar, and its ledger with a row a video.
 
 data/<dataset>/clips/<split>/<part>.tar      per usable video `<video_id>.mp4` and `<video_id>.cls`
-data/<dataset>/clips/<split>/<part>.parquet  LEDGER_COLUMNS: what became of every video of the part
+data/<dataset>/clips/<split>/<part>.parquet  what became of every video of the part (v4d.preprocessing.ledger)
 
 A bad video never fails a part, it becomes a row with the decoder's own words; a part with too large a share
 of them fails whole, and says which and why. The tar is the same for the same input, settings and ffmpeg,
@@ -9,45 +9,26 @@ whatever the number of threads.
 """
 
 import dataclasses
-import io
 import tarfile
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from math import isnan
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas
 
-from v4d.config import ClipsConfig
-from v4d.datasets.archives import read_members
-from v4d.datasets.replacements import Replacements
+from v4d.config import ClipsConfig, DatasetConfig
+from v4d.datasets import open_source
+from v4d.datasets.archives import add_member
+from v4d.datasets.base import SourceVideo
 from v4d.errors import V4DError
+from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share
 from v4d.preprocessing.transcode import Clip, clip_command, transcode
+from v4d.utils.cost import measured
 from v4d.utils.files import atomic_path, exclusive
 from v4d.utils.progress import progress
 from v4d.utils.threads import ordered_results
 
-LEDGER_COLUMNS = {
-    "video_id": "str",
-    "label": "str",
-    "class_index": "int64",
-    "split": "str",
-    "part": "str",
-    "status": "str",
-    "reason": "str",
-    "num_frames": "int64",
-    "fps": "float64",
-    "width": "int64",
-    "height": "int64",
-    "bytes": "int64",
-    "source_width": "int64",
-    "source_height": "int64",
-    "seconds": "float64",
-    "replaced": "bool",
-    "annotated_seconds": "float64",  # NaN where no times are annotated
-    "warning": "str",  # what is odd about a usable clip
-}
 WAITING_BYTES = 256 << 20
 """Finished clips that may wait in memory for a slower one before them."""
 SHORTER = 0.9
@@ -55,59 +36,37 @@ SHORTER = 0.9
 cuts make a span of 10 s anything from 9.9 to 10.1 s."""
 
 
-@dataclass(frozen=True)
-class SourceVideo:
-    """A video to transcode: its bytes or its path, or, where there is neither, what is wrong with it."""
-
-    video_id: str
-    source: Path | bytes | None
-    replaced: bool = False
-    status: str = ""
-    reason: str = ""
-
-
-def archive_videos(
-    archive: Path, expected: pandas.DataFrame, replacements: Replacements | None = None
-) -> Iterator[SourceVideo]:
-    """The annotated videos of an archive, each once, streamed.
-
-    A member whose name holds another span than the annotated one is another clip of that video, and passed
-    over.
-
-    Args:
-        expected: rows in the annotations' layout.
-        replacements: videos that stand in for corrupted ones.
+def transcode_part(
+    dataset: DatasetConfig, settings: ClipsConfig, split: str, part: str, threads: int
+) -> pandas.DataFrame:
+    """Make the clips of one part of a configured data set; returns its ledger.
 
     Raises:
-        ArchiveError: see `v4d.datasets.archives.read_members`.
+        V4DError: the annotations or the archive are not there, or as `make_clips`.
     """
-    spans = expected.set_index("video_id")[["time_start", "time_end"]]
-    seen: set[str] = set()
-
-    def wanted(video_id: str, span: tuple[int, int] | None) -> bool:
-        if video_id in seen or video_id not in spans.index:
-            return False
-        annotated = tuple(spans.loc[video_id])
-        return span is None or isnan(annotated[0]) or span == annotated
-
-    for member in read_members(archive, wanted):
-        seen.add(member.video_id)  # the same name twice: the first one counts
-        better = replacements.get(member.video_id) if replacements is not None else None
-        if better is not None:
-            yield SourceVideo(member.video_id, better, replaced=True)
-        elif member.refused:
-            yield SourceVideo(member.video_id, None, status="refused", reason=member.refused)
-        else:
-            yield SourceVideo(member.video_id, member.data)
-
-
-def file_videos(rows: pandas.DataFrame) -> Iterator[SourceVideo]:
-    """The videos of an annotations table that names files, in its order."""
-    for video_id, path in zip(rows["video_id"], rows["path"], strict=True):
-        if Path(path).is_file():
-            yield SourceVideo(video_id, Path(path))
-        else:
-            yield SourceVideo(video_id, None, status="missing", reason=f"no such file: {path}")
+    source, paths = open_source(dataset), dataset.paths
+    source.check_split(split)
+    table = paths.annotations(split)
+    if not table.exists():
+        raise V4DError(f"no such file: {table}; run `v4d annotations` first")
+    annotated = pandas.read_parquet(table)
+    source.check_part(split, part, set(annotated["part"]))
+    expected = source.expected(split, part, annotated)
+    with measured(paths.cost("clips", split, part)) as cost:
+        ledger = make_clips(
+            source.videos(split, part, expected),
+            expected,
+            split=split,
+            part=part,
+            tar=paths.clips(split, part),
+            ledger=paths.clips_ledger(split, part),
+            settings=settings,
+            threads=threads,
+            max_bad_share=source.max_bad_share(split, part),
+            total=max(1, round(len(annotated) / len(source.parts(split)))),
+        )
+        cost.videos, cost.bytes = len(ledger), int(ledger["bytes"].sum())
+    return ledger
 
 
 def make_clips(
@@ -143,7 +102,7 @@ def make_clips(
     due = set(expected.loc[expected["part"] == part, "video_id"])
     stop = threading.Event()
     with exclusive(tar, ledger), atomic_path(ledger) as new_ledger, atomic_path(tar) as new_tar:
-        rows = []
+        rows: list[dict[str, Any]] = []
         made = ordered_results(
             lambda video: _make(video, settings, stop),
             videos,
@@ -158,16 +117,16 @@ def make_clips(
                 for video, clip in progress(made, total=total, what=f"clips {split} {part}", unit="videos"):
                     rows.append(_row(annotated.loc[video.video_id], part, clip, video.replaced))
                     if clip.status == "ok":
-                        _add(archive, f"{video.video_id}.mp4", clip.data)
-                        _add(archive, f"{video.video_id}.cls", str(rows[-1]["class_index"]).encode())
+                        add_member(archive, f"{video.video_id}.mp4", clip.data)
+                        add_member(archive, f"{video.video_id}.cls", str(rows[-1]["class_index"]).encode())
         finally:
             stop.set()  # on an error, children need not be waited for
             made.close()
         seen = {row["video_id"] for row in rows}
         absent = Clip("missing", "not in its archive")
         rows += [_row(annotated.loc[name], part, absent, False) for name in sorted(due - seen)]
-        table = _table(rows)
-        _check_share(table, f"{split}/{part}", max_bad_share)
+        check_bad_share(f"{split}/{part}", rows, max_bad_share)
+        table = pandas.DataFrame(rows, columns=list(LEDGER_COLUMNS)).astype(LEDGER_COLUMNS)
         table.to_parquet(new_ledger, index=False)
         ledger.unlink(missing_ok=True)  # never an old ledger beside a new tar
     return table
@@ -180,13 +139,7 @@ def _make(video: SourceVideo, settings: ClipsConfig, stop: threading.Event) -> t
     return dataclasses.replace(video, source=None), clip  # the source's bytes are not needed any more
 
 
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # no time, no owner: the same clips make the same tar
-    info.size = len(data)
-    archive.addfile(info, io.BytesIO(data))
-
-
-def _row(annotation: pandas.Series, part: str, clip: Clip, replaced: bool) -> dict[str, object]:
+def _row(annotation: pandas.Series, part: str, clip: Clip, replaced: bool) -> dict[str, Any]:
     values = dataclasses.asdict(clip)
     span = annotation["time_end"] - annotation["time_start"]
     values["bytes"] = len(values.pop("data"))
@@ -197,17 +150,3 @@ def _row(annotation: pandas.Series, part: str, clip: Clip, replaced: bool) -> di
     for name in ("video_id", "label", "class_index", "split"):
         values[name] = annotation[name]
     return values
-
-
-def _table(rows: list[dict[str, object]]) -> pandas.DataFrame:
-    return pandas.DataFrame(rows, columns=list(LEDGER_COLUMNS)).astype(LEDGER_COLUMNS)
-
-
-def _check_share(table: pandas.DataFrame, where: str, max_bad_share: float) -> None:
-    bad = table[table["status"] != "ok"]
-    if len(table) and len(bad) / len(table) > max_bad_share:
-        first = "; ".join(f"{row.video_id}: {row.status}: {row.reason}" for row in bad[:3].itertuples())
-        raise V4DError(
-            f"{where}: {len(bad)} of {len(table)} videos are bad ({len(bad) / len(table):.0%}), more than "
-            f"dataset.max_bad_share {max_bad_share:.0%} allows: {first}"
-        )

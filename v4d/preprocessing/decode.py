@@ -6,14 +6,16 @@ to the JPEG's range and matrix, and they are compressed as they are: no way thro
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
 import numpy as np
 import simplejpeg
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from v4d.config import FramesConfig, frame_size
@@ -31,6 +33,7 @@ class ClipBytes:
     size: int
 
     def read(self) -> bytes:
+        """The clip's bytes."""
         with Path(self.path).open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -60,15 +63,10 @@ def decode_clip(clip: ClipBytes, settings: FramesConfig) -> DecodedClip:
     What is wrong with the clip is in the result, not raised. The decoder may still crash or hang:
     call this in a child process.
     """
-    decoder = _decord_frames if settings.decoder == "decord" else _pyav_frames
     try:
-        result = decoder(clip.read(), settings)
-    except av.error.FFmpegError as error:
-        return DecodedClip("corrupt", f"{error.strerror or error}")
-    except Exception as error:  # decord's errors have no base of their own
-        if not _from_decord(error):
-            raise
-        return DecodedClip("corrupt", str(error).strip().splitlines()[0])
+        result = DECODERS[settings.decoder].decode(clip.read(), settings)
+    except BadClipError as error:
+        return DecodedClip("corrupt", str(error))
     if result.status == "ok" and not result.num_frames:
         return DecodedClip("too_short", "not one frame could be decoded")
     return result
@@ -91,15 +89,26 @@ def decoder_names(settings: FramesConfig) -> tuple[str, str]:
     Raises:
         V4DError: the decoder is not installed.
     """
-    encoder = f"simplejpeg {simplejpeg.__version__}"
-    if settings.decoder == "decord":
-        try:
-            import decord
-        except ImportError as error:
-            raise V4DError("frames.decoder is decord, which this machine does not have: take auto") from error
-        return f"decord {decord.__version__}", encoder
+    return DECODERS[settings.decoder].version(), f"simplejpeg {simplejpeg.__version__}"
+
+
+class BadClipError(Exception):
+    """A decoder cannot read a clip; the message has its own words."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A library that decodes clips."""
+
+    decode: Callable[[bytes, FramesConfig], DecodedClip]
+    """The frames of a clip; raises `BadClipError` for one that it cannot read."""
+    version: Callable[[], str]
+    """Its name and version; raises V4DError where it is not installed."""
+
+
+def _pyav_version() -> str:
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
-    return f"PyAV {av.__version__} (libavcodec {codec})", encoder
+    return f"PyAV {av.__version__} (libavcodec {codec})"
 
 
 def _pyav_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
@@ -120,9 +129,14 @@ def _pyav_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
         return result
 
 
-def _opened(data: bytes) -> av.container.InputContainer:
-    # Titles are in whatever encoding; PyAV raises by default where it is not UTF-8.
-    return av.open(io.BytesIO(data), metadata_errors="replace")
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[InputContainer]:
+    try:
+        # Titles are in whatever encoding; PyAV raises by default where it is not UTF-8.
+        with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
+            yield container
+    except av.error.FFmpegError as error:
+        raise BadClipError(error.strerror or str(error)) from error
 
 
 def _encode(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int], quality: int) -> bytes:
@@ -135,22 +149,37 @@ def _encode(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int
         frame,
         *size,
         format="yuvj420p",
-        dst_colorspace="ITU601",
+        dst_colorspace="ITU601",  # type: ignore[arg-type]  # names are taken as well
         dst_color_range="JPEG",
         interpolation="AREA",
         threads=1,
     )
     planes = (
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
         for plane in frame.planes
     )
     return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)
 
 
+def _decord_version() -> str:
+    try:
+        import decord
+    except ImportError as error:
+        raise V4DError("frames.decoder is decord, which this machine does not have: take auto") from error
+    return f"decord {decord.__version__}"
+
+
 def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
     import decord
 
-    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+    try:
+        return _read_by_decord(decord.VideoReader, data, settings)
+    except (RuntimeError, decord.DECORDError) as error:  # the latter is no RuntimeError
+        raise BadClipError(str(error).strip().splitlines()[0]) from error
+
+
+def _read_by_decord(open_video: Any, data: bytes, settings: FramesConfig) -> DecodedClip:
+    reader = open_video(io.BytesIO(data), num_threads=1)
     shown = _shown_packets(data)
     if len(reader) > shown:
         return DecodedClip(
@@ -159,18 +188,12 @@ def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
     height, width = reader[0].shape[:2]
     size = target_size(width, height, settings.size)
     if size != (width, height):
-        reader = decord.VideoReader(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
-    jpegs = [
-        simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420")
-        for image in _decord_images(reader, settings.stride)
-    ]
-    return DecodedClip(
-        jpegs=jpegs,
-        num_frames=len(reader),
-        fps=float(reader.get_avg_fps()),
-        size=size,
-        source_size=(width, height),
-    )
+        reader = open_video(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
+    clip = DecodedClip(fps=float(reader.get_avg_fps()), size=size, source_size=(width, height))
+    for image in _decord_images(reader, settings.stride):
+        clip.jpegs.append(simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420"))
+    clip.num_frames = len(reader)
+    return clip
 
 
 def _shown_packets(data: bytes) -> int:
@@ -179,16 +202,12 @@ def _shown_packets(data: bytes) -> int:
         return sum(bool(packet.size) and not packet.is_discard for packet in container.demux(video=0))
 
 
-def _decord_images(reader, stride: int) -> Iterator[np.ndarray]:
+def _decord_images(reader: Any, stride: int) -> Iterator[np.ndarray]:
     wanted = range(0, len(reader), stride)
     for first in range(0, len(wanted), _DECORD_BATCH):
         yield from reader.get_batch(list(wanted[first : first + _DECORD_BATCH])).asnumpy()
 
 
-def _from_decord(error: Exception) -> bool:
-    """decord raises RuntimeError, or DECORDError, which is none."""
-    with contextlib.suppress(ImportError):
-        from decord import DECORDError
-
-        return isinstance(error, (RuntimeError, DECORDError))
-    return False
+PYAV = Decoder(_pyav_frames, _pyav_version)
+DECODERS = {"auto": PYAV, "pyav": PYAV, "decord": Decoder(_decord_frames, _decord_version)}
+"""By `frames.decoder`; PyAV is the faster one and runs on every platform."""

@@ -6,7 +6,6 @@ them than `max_bad_share` point at something else (a disk, a decoder), and fail 
 
 import functools
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,32 @@ from v4d.config import DatasetConfig, FramesConfig, frame_size
 from v4d.data.shard_writer import ShardHeader, ShardWriter
 from v4d.errors import V4DError
 from v4d.preprocessing.decode import ClipBytes, DecodedClip, decode_clip, decoder_names
+from v4d.preprocessing.ledger import check_bad_share, read_ledger, status_counts
 from v4d.utils.files import atomic_path
 from v4d.utils.processes import TaskResult, run_in_children
 from v4d.utils.progress import progress
 
 Row = dict[str, Any]
-_FAILURE_STATUS = {"error": "corrupt", "crashed": "corrupt", "timeout": "timeout"}
 _NOTHING = {"num_frames": 0, "fps": 0.0, "width": 0, "height": 0, "bytes": 0}
-_NAMED_BAD_VIDEOS = 5
 
 
 def extract_part(
+    dataset: DatasetConfig, settings: FramesConfig, split: str, part: str, threads: int
+) -> dict[str, int]:
+    """Make the shard of one part of a configured data set; arguments and errors as `extract_frames`."""
+    paths = dataset.paths
+    return extract_frames(
+        paths.clips(split, part),
+        paths.clips_ledger(split, part),
+        paths.shard(split, part),
+        paths.frames_ledger(split, part),
+        settings,
+        threads=threads,
+        max_bad_share=dataset.max_bad_share,
+    )
+
+
+def extract_frames(
     tar: str | Path,
     clips_ledger: str | Path,
     shard: str | Path,
@@ -66,26 +80,10 @@ def extract_part(
         shown = progress(outcomes, total=len(present), what=part, unit="clips")
         for row, outcome in zip(present, shown, strict=True):
             _take(row, outcome, writer)
-        _check_share(part, good, max_bad_share)
+        check_bad_share(part, good, max_bad_share)
     with atomic_path(ledger) as temporary:
         pq.write_table(table.from_pylist(rows, schema=table.schema), temporary)
-    return dict(Counter(row["status"] for row in rows).most_common())
-
-
-def make_shard(
-    dataset: DatasetConfig, settings: FramesConfig, split: str, part: str, threads: int
-) -> dict[str, int]:
-    """`extract_part` for a part of a configured data set."""
-    clips, frames = dataset.root / "clips" / split, dataset.root / "frames" / split
-    return extract_part(
-        clips / f"{part}.tar",
-        clips / f"{part}.parquet",
-        frames / f"{part}.lmdb",
-        frames / f"{part}.parquet",
-        settings,
-        threads=threads,
-        max_bad_share=dataset.max_bad_share,
-    )
+    return status_counts(row["status"] for row in rows)
 
 
 def tar_members(path: Path) -> dict[str, ClipBytes]:
@@ -119,7 +117,8 @@ def _decode(
 
 def _take(row: Row, outcome: TaskResult, writer: ShardWriter) -> None:
     """Write a decoded clip's frames to the shard and its figures to its row."""
-    clip: DecodedClip = outcome.value or DecodedClip(_FAILURE_STATUS[outcome.failure], outcome.reason)
+    failed = "timeout" if outcome.failure == "timeout" else "corrupt"
+    clip: DecodedClip = outcome.value or DecodedClip(failed, outcome.reason)
     size = sum(map(len, clip.jpegs))
     row.update(status=clip.status, reason=clip.reason, num_frames=clip.num_frames, fps=clip.fps, bytes=size)
     row.update(width=clip.size[0], height=clip.size[1])
@@ -136,16 +135,6 @@ def _take(row: Row, outcome: TaskResult, writer: ShardWriter) -> None:
         )
 
 
-def _check_share(part: str, rows: list[Row], max_bad_share: float) -> None:
-    bad = [row for row in rows if row["status"] != "ok"]
-    if len(bad) > max_bad_share * len(rows):
-        named = "; ".join(f"{r['video_id']}: {r['status']} ({r['reason']})" for r in bad[:_NAMED_BAD_VIDEOS])
-        raise V4DError(
-            f"{part}: {len(bad)} of {len(rows)} clips are bad, more than the share of {max_bad_share:g} "
-            f"that dataset.max_bad_share allows: {named}"
-        )
-
-
 def _header(settings: FramesConfig) -> ShardHeader:
     decoder, encoder = decoder_names(settings)
     size = frame_size(settings.size) if settings.size is not None else None
@@ -156,15 +145,3 @@ def _header(settings: FramesConfig) -> ShardHeader:
         decoder=decoder,
         encoder=encoder,
     )
-
-
-def read_ledger(path: Path, what: str = "ledger"):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError as error:
-        raise V4DError(f"cannot read {what} {path}: no such file") from error
-    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that is no UTF-8 any more
-        raise V4DError(f"cannot read {what} {path}: {error}") from error

@@ -8,34 +8,21 @@ data/<dataset>/quarantine.csv     there, and not usable, with the decoder's own 
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas
 
 from v4d.config import Config, preparation_settings
 from v4d.data.index import class_names, read_manifest, read_table
-from v4d.datasets.annotations import YOUTUBE, missing_reason, part_names
+from v4d.data.shards import open_store
+from v4d.datasets import DataSource, open_source
 from v4d.errors import V4DError
-from v4d.utils.files import atomic_path, write_json
+from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share, status_counts
+from v4d.utils.files import atomic_path, write_csv, write_json
+from v4d.utils.text import some_of
 
-MANIFEST_COLUMNS = [
-    "video_id",
-    "label",
-    "class_index",
-    "split",
-    "part",
-    "status",
-    "reason",
-    "num_frames",
-    "fps",
-    "width",
-    "height",
-    "bytes",
-]
-
-_NAMED = 10
-"""Parts that a message names."""
+MANIFEST_COLUMNS = list(LEDGER_COLUMNS)[:12]
+"""video_id to bytes; further columns of the tables follow."""
 
 
 def write_manifest(config: Config) -> dict[str, Any]:
@@ -47,8 +34,8 @@ def write_manifest(config: Config) -> dict[str, Any]:
     Raises:
         V4DError: a ledger is missing, names a video that was not annotated, or disagrees with its shard.
     """
-    root = config.dataset.root
-    tables = [_split_manifest(config, split) for split in config.dataset.splits]
+    source, paths = open_source(config.dataset), config.dataset.paths
+    tables = [_split_manifest(source, split) for split in config.dataset.splits]
     manifest = pandas.concat(tables, ignore_index=True)
     info = {
         "name": config.dataset.name,
@@ -58,48 +45,44 @@ def write_manifest(config: Config) -> dict[str, Any]:
         "counts": _counts(manifest),
         "settings": preparation_settings(config),
     }
-    with atomic_path(root / "manifest.parquet") as temporary:
+    with atomic_path(paths.manifest) as temporary:
         manifest.to_parquet(temporary, index=False)
-    _write_csv(root / "missing.csv", manifest[manifest["status"] == "missing"])
-    _write_csv(root / "quarantine.csv", manifest[~manifest["status"].isin(["ok", "missing"])])
-    write_json(root / "dataset.json", info)
+    write_csv(paths.missing, manifest[manifest["status"] == "missing"])
+    write_csv(paths.quarantine, manifest[~manifest["status"].isin(["ok", "missing"])])
+    write_json(paths.info, info)
     return info
 
 
 def counts_table(config: Config) -> pandas.DataFrame:
     """What was found: a row a split, with a column a reason of loss; NA where there is nothing to say.
 
-    Of Kinetics also how many are in the archives, in any state, and below what was found what others have
-    found there: a row `published`, whose `ok` is the V4D authors' own copy.
+    Where archives may lack videos also how many are in them, in any state, and below what was found what
+    others have found there: a row `published`, whose `ok` is the authors' own copy.
     """
-    from v4d.datasets.kinetics import published_counts
-
-    manifest = read_manifest(config)
-    published = published_counts(config.dataset)
-    archived = manifest[(manifest["status"] != "missing") & (manifest["part"] != YOUTUBE)]
+    source, manifest = open_source(config.dataset), read_manifest(config)
+    published, archived = source.published(), source.in_archives(manifest)
     statuses = sorted(set(manifest["status"]) - {"ok"})
     rows: dict[str, dict[str, int]] = {}
     for split, counts in _counts(manifest).items():
         found = {"annotated": counts["annotated"]}
-        if config.dataset.source == "kinetics":
-            found["in_archives"] = int((archived["split"] == split).sum())
+        if archived is not None:
+            found["in_archives"] = int(archived.get(split, 0))
         rows[f"{split} found"] = found | {name: counts.get(name, 0) for name in ["ok", *statuses]}
-        if published is not None and split in published.index:
-            rows[f"{split} published"] = published.rename(columns={"authors_copy": "ok"}).loc[split].to_dict()
+        if published is not None and published.counts is not None and split in published.counts.index:
+            theirs = published.counts.rename(columns={"authors_copy": "ok"})
+            rows[f"{split} published"] = theirs.loc[split].to_dict()
     columns = list(next(iter(rows.values())))
     return pandas.DataFrame.from_dict(rows, orient="index", columns=columns).astype("Int64")
 
 
-def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
-    root = config.dataset.root
-    annotated = read_table(root / "annotations" / f"{split}.parquet")
+def _split_manifest(source: DataSource, split: str) -> pandas.DataFrame:
+    annotated = read_table(source.paths.annotations(split))
     if annotated["video_id"].duplicated().any():
         twice = annotated.loc[annotated["video_id"].duplicated(), "video_id"].iloc[0]
         raise V4DError(f"annotations of {split}: {twice} is listed twice")
-    parts = part_names(config.dataset, split)
-    _check_finished(config, split, parts)
-    ledgers = [_checked_ledger(root, split, part, config.dataset.max_bad_share) for part in parts]
-    found = pandas.concat(ledgers, ignore_index=True)
+    parts = source.parts(split)
+    _check_finished(source, split, parts)
+    found = pandas.concat([_checked_ledger(source, split, part) for part in parts], ignore_index=True)
     strangers = set(found["video_id"]) - set(annotated["video_id"])
     if strangers:
         raise V4DError(
@@ -111,7 +94,7 @@ def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
     table = annotated.drop(columns="part").merge(found[columns], on="video_id", how="left", validate="1:1")
     absent = table["status"].isna()
     table.loc[absent, "status"] = "missing"
-    table.loc[absent, "reason"] = missing_reason(config.dataset, split)
+    table.loc[absent, "reason"] = source.missing_reason(split)
     table["part"] = table["part"].fillna("")
     table["reason"] = table["reason"].fillna("")
     for name in ("num_frames", "width", "height", "bytes"):
@@ -120,58 +103,42 @@ def _split_manifest(config: Config, split: str) -> pandas.DataFrame:
     return table[MANIFEST_COLUMNS + extra]
 
 
-def _check_finished(config: Config, split: str, parts: list[str]) -> None:
+def _check_finished(source: DataSource, split: str, parts: list[str]) -> None:
     """Name every part that is not done, and the way to do without."""
-    folder = config.dataset.root / "frames" / split
-    absent = [part for part in parts if not (folder / f"{part}.parquet").exists()]
+    absent = [part for part in parts if not source.paths.frames_ledger(split, part).exists()]
     if absent:
-        named = ", ".join(f"{split}/{part}" for part in absent[:_NAMED]) + (
-            ", ..." if absent[_NAMED:] else ""
-        )
-        message = f"{len(absent)} of {len(parts)} parts are not done: {named}"
-        if config.dataset.source == "kinetics":
-            message += "; dataset.kinetics.give_up makes the data set without them"
-        raise V4DError(f"{message} (no such file: {folder / absent[0]}.parquet)")
+        message = f"{len(absent)} of {len(parts)} parts are not done: "
+        message += some_of((f"{split}/{part}" for part in absent), 10)
+        message += f"; {source.unfinished_hint}" if source.unfinished_hint else ""
+        raise V4DError(f"{message} (no such file: {source.paths.frames_ledger(split, absent[0])})")
 
 
-def _checked_ledger(root: Path, split: str, part: str, max_bad_share: float) -> pandas.DataFrame:
+def _checked_ledger(source: DataSource, split: str, part: str) -> pandas.DataFrame:
     """A part's ledger, held against its shard: the same videos, as many."""
-    from v4d.data.shards import ShardReader
-
-    ledger = read_table(root / "frames" / split / f"{part}.parquet")
+    paths, name = source.paths, f"{split}/{part}"
+    ledger = read_table(paths.frames_ledger(split, part))
     if ledger["video_id"].duplicated().any():
-        raise V4DError(f"ledger of {split}/{part} names a video twice")
+        raise V4DError(f"ledger of {name} names a video twice")
     usable = set(ledger.loc[ledger["status"] == "ok", "video_id"])
-    shard = set(ShardReader(root / "frames" / split / f"{part}.lmdb").video_ids)
-    if usable != shard:
-        odd = min(usable ^ shard)
+    odd = usable ^ set(open_store(paths.shard(split, part)).video_ids)
+    if odd:
         raise V4DError(
-            f"{split}/{part}: ledger and shard differ in {len(usable ^ shard)} videos, e.g. {odd}; "
-            f"extract this part again"
+            f"{name}: ledger and shard differ in {len(odd)} videos, e.g. {min(odd)}; extract this part again"
         )
-    if part != YOUTUBE:
-        clips = read_table(root / "clips" / split / f"{part}.parquet")
-        made = clips.loc[clips["status"] == "ok", "video_id"]
-        for statuses in (clips["status"], ledger.loc[ledger["video_id"].isin(made), "status"]):
-            _check_share(statuses, f"{split}/{part}", max_bad_share)
+    # Again, as when the part was made: the share may have been lowered since, which makes no part anew.
+    clips = read_table(paths.clips_ledger(split, part))
+    made = clips.loc[clips["status"] == "ok", "video_id"]
+    for table in (clips, ledger[ledger["video_id"].isin(made)]):
+        rows = table[["video_id", "status", "reason"]].to_dict("records")
+        check_bad_share(name, rows, source.max_bad_share(split, part))
     return ledger
-
-
-def _check_share(statuses: pandas.Series, part: str, max_bad_share: float) -> None:
-    """As when the part was made: the share may have been lowered since, which makes no part anew."""
-    bad = int((statuses != "ok").sum())
-    if bad > max_bad_share * len(statuses):
-        raise V4DError(
-            f"{part}: {bad} of {len(statuses)} videos are bad, more than dataset.max_bad_share "
-            f"{max_bad_share:.0%} allows"
-        )
 
 
 def _counts(manifest: pandas.DataFrame) -> dict[str, dict[str, int]]:
     """`{split: {"annotated": n, status: n, ...}}`; that it adds up is checked, not assumed."""
     counts = {}
     for split, rows in manifest.groupby("split", sort=False):
-        by_status = {str(status): int(n) for status, n in rows["status"].value_counts().items()}
+        by_status = status_counts(rows["status"])
         if sum(by_status.values()) != len(rows) or by_status.get("ok", 0) != (rows["num_frames"] > 0).sum():
             raise V4DError(f"{split}: the counts do not add up: {by_status} of {len(rows)}")
         counts[str(split)] = {"annotated": len(rows), "ok": by_status.pop("ok", 0), **by_status}
@@ -186,8 +153,3 @@ def _fingerprint(config: Config, manifest: pandas.DataFrame) -> str:
     for row in usable[["split", "video_id", "class_index", "num_frames", "bytes"]].itertuples(index=False):
         digest.update("\t".join(map(str, row)).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _write_csv(path: Path, table: pandas.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)

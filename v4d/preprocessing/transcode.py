@@ -166,7 +166,8 @@ def _read_back(output: int) -> tuple[int, float, int, int]:
     """
     import av
 
-    frames, group = 0, []
+    frames = 0
+    group: list[av.Packet] = []
     with av.open(f"/dev/fd/{output}", format="mp4") as container:
         stream = container.streams.video[0]
         codec = stream.codec_context
@@ -177,7 +178,7 @@ def _read_back(output: int) -> tuple[int, float, int, int]:
         decoded = sum(len(packet.decode()) for packet in group)  # the last packet is empty, and flushes
         if decoded != len(group) - 1:
             raise ValueError(f"{decoded} of its last {len(group) - 1} frames decode")
-        return frames, float((stream.duration or 0) * stream.time_base), codec.width, codec.height
+        return frames, float((stream.duration or 0) * (stream.time_base or 0)), codec.width, codec.height
 
 
 def _failed(status: str, finished: Finished, prefix: str = "") -> Clip:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from v4d.config import Config
-from v4d.data import shard_format
-from v4d.data.shards import ShardReader, Video
+from v4d.data.shards import ShardReader, Video, open_store
+from v4d.datasets import open_source
 from v4d.errors import V4DError
+from v4d.preprocessing.ledger import read_ledger
 from v4d.utils.processes import TaskResult, run_in_children
 from v4d.utils.progress import progress
+from v4d.utils.text import some_of
 
 Row = dict[str, Any]
 _SHARD_SECONDS = 6 * 3600
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def verify_dataset(config: Config, *, threads: int = 1) -> list[str]:
 
 
 def _way_to_make(config: Config, part: Part) -> str:
-    if (config.dataset.root / "clips" / part.split / f"{part.name}.tar").exists():
+    if config.dataset.paths.clips(part.split, part.name).exists():
         return f"v4d frames --config ... --split {part.split} --part {part.name}"
     return "delete it and run snakemake, which makes its clips again; they are not here"
 
@@ -60,8 +61,8 @@ def verify_part(part: Part) -> list[str]:
     """
     problems: list[str] = []
     try:
-        shard_format.check_seal(part.shard, whole=True)
-        reader = ShardReader(part.shard)
+        reader = open_store(part.shard)
+        reader.check_bytes()
         videos = dict(reader.videos())
         for check in (_check_frames(reader, videos), _check_ledger(part, reader, videos)):
             for problem in check:
@@ -111,7 +112,7 @@ def _check_ledger(part: Part, reader: ShardReader, videos: dict[str, Video]) -> 
 
 def verify_manifest(config: Config, parts: list[Part]) -> list[str]:
     """The manifest's good videos are those of the ledgers, with the same figures."""
-    path = config.dataset.root / "manifest.parquet"
+    path = config.dataset.paths.manifest
     compared = ("class_index", "num_frames", "width", "height", "bytes")
     try:
         rows = _good_rows(path, ("split", "part", *compared), "manifest")
@@ -137,26 +138,21 @@ def verify_manifest(config: Config, parts: list[Part]) -> list[str]:
     return problems
 
 
-def _check_names(what: str, left: set, right: set) -> list[str]:
-    if left == right:
-        return []
+def _check_names(what: str, left: set[Any], right: set[Any]) -> list[str]:
     odd = sorted(map(str, left ^ right))
-    return [f"{what} differ in {len(odd)} videos: {', '.join(odd[:_NAMED])}{', ...' if odd[_NAMED:] else ''}"]
+    return [f"{what} differ in {len(odd)} videos: {some_of(odd)}"] if odd else []
 
 
 def _parts(config: Config) -> Iterator[Part]:
-    from v4d.datasets.annotations import part_names
-
+    source, paths = open_source(config.dataset), config.dataset.paths
     for split in config.dataset.splits:
-        folder = config.dataset.root.absolute() / "frames" / split  # children start in a folder of their own
-        for name in part_names(config.dataset, split):
-            yield Part(split, name, folder / f"{name}.lmdb", folder / f"{name}.parquet")
+        for name in source.parts(split):  # absolute paths: children start in a folder of their own
+            shard, ledger = paths.shard(split, name), paths.frames_ledger(split, name)
+            yield Part(split, name, shard.absolute(), ledger.absolute())
 
 
 def _good_rows(path: Path, columns: tuple[str, ...], what: str = "ledger") -> list[Row]:
     """The good videos of a ledger, or of the manifest; V4DError where it lacks one of the columns."""
-    from v4d.preprocessing.frames import read_ledger
-
     table = read_ledger(path, what)
     if absent := {"video_id", "status", *columns} - set(table.column_names):
         raise V4DError(f"{what} {path} is damaged: it has no column {', '.join(sorted(absent))}")

@@ -16,11 +16,12 @@ import pandas as pd
 
 from v4d.config import Config
 from v4d.data.index import dataset_info
-from v4d.datasets.published import published_dataset, published_results
+from v4d.datasets import open_source
+from v4d.datasets.published import published_results
 from v4d.errors import V4DError
 from v4d.evaluation.metrics import mcnemar
 from v4d.evaluation.predictions import read_columns
-from v4d.utils.files import atomic_path, read_json, write_text
+from v4d.utils.files import read_json, write_csv, write_text
 
 COLUMNS = [
     "model",
@@ -67,7 +68,9 @@ def compare(config: Config) -> Comparison:
     return Comparison(
         dataset=info["name"],
         models=models_table(results),
-        published=published_results(published_dataset(config, info["classes"])),
+        published=published_results(
+            open_source(config.dataset).published_name(info["classes"], config.testing.split)
+        ),
         significance=significance({name: config.paths.test(name) for name in config.models}),
         results=results,
     )
@@ -213,8 +216,3 @@ def _interval(result: dict[str, Any] | None) -> str:
 def _right_by_video(path: Path) -> pd.Series:
     table = read_columns(path, ["video_id", "label_rank"]).to_pandas()
     return (table.set_index("video_id")["label_rank"] == 0).sort_index()
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from v4d.config import Config
 from v4d.data.sampling import eval_indices
-from v4d.data.shards import ShardReader
+from v4d.data.shards import open_store
 from v4d.errors import V4DError
 from v4d.evaluation.predictions import read_columns
 
@@ -57,7 +57,7 @@ def _probabilities(path: Path, video_ids: set[str]) -> dict[str, np.ndarray]:
 def _sample(config: Config, row: Any, probabilities: dict, classes: list[str], result: dict) -> Sample:
     scores = probabilities[row.video_id]
     best = np.argsort(-scores, kind="stable")[:3]
-    shard = config.dataset.root / "frames" / config.testing.split / f"{row.part}.lmdb"
+    shard = config.dataset.paths.shard(config.testing.split, row.part)
     return Sample(
         row.video_id,
         row.label,
@@ -71,7 +71,7 @@ def _sample(config: Config, row: Any, probabilities: dict, classes: list[str], r
 def thumbnails(shard: Path, video_id: str, result: dict[str, Any], *, centred: bool) -> list[str]:
     """The middle frame of every unit as an address with the JPEG in it; none where the shard is gone."""
     try:
-        reader = ShardReader(shard)
+        reader = open_store(shard)
         count = reader.num_frames(video_id)
         units, frames, stride = (result[key] for key in ("test_units", "frames", "frame_stride"))
         indices = eval_indices(count, units, frames, stride, centred=centred)

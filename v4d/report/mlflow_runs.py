@@ -11,9 +11,9 @@ import pandas as pd
 
 from v4d.datasets.published import published_results
 from v4d.errors import V4DError
-from v4d.report.comparison import COLUMNS, Comparison, markdown, significance, with_published, write_csv
+from v4d.report.comparison import COLUMNS, Comparison, markdown, significance, with_published
 from v4d.tracking import mlflow_client
-from v4d.utils.files import write_text
+from v4d.utils.files import write_csv, write_text
 
 PREDICTIONS = "test/predictions.parquet"
 SQLITE = "sqlite:///"

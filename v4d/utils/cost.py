@@ -1,11 +1,7 @@
-"""What jobs cost on this machine, for `v4d estimate`.
-
-data/<dataset>/measured/<stage>/<split>-<part>.json   videos, bytes, CPU and wall seconds of a job
-"""
+"""What jobs cost on this machine, for `v4d estimate`."""
 
 import resource
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,34 +12,50 @@ from v4d.utils.files import read_json, write_json
 
 @dataclass
 class Cost:
-    """CPU and wall time (seconds) of a job over `videos` videos and `bytes` bytes."""
+    """CPU time (seconds) of a job over `videos` videos and `bytes` bytes."""
 
     videos: int = 0
     bytes: int = 0
     cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of the pipeline will cost: bytes, and CPU time (seconds)."""
+
+    download: float = 0.0
+    disk: float = 0.0
+    """What stays."""
+    passing: float = 0.0
+    """What is deleted after use, at its most."""
+    cpu_seconds: float = 0.0
+    basis: str = "averages"
+    """Where the figures come from."""
 
 
 @contextmanager
-def measured(root: Path, stage: str, split: str, part: str) -> Iterator[Cost]:
-    """Measure the block, children included; it fills in `videos` and `bytes`. A failure leaves nothing."""
-    cost = Cost()
-    cpu, wall = _cpu_seconds(), time.monotonic()
+def measured(path: Path) -> Iterator[Cost]:
+    """Measure the block, children included, and write `path`; a failure leaves nothing.
+
+    The block fills in `videos` and `bytes`.
+    """
+    cost, before = Cost(), _cpu_seconds()
     yield cost
-    cost.cpu_seconds, cost.wall_seconds = _cpu_seconds() - cpu, time.monotonic() - wall
-    values = {name: round(value, 3) for name, value in vars(cost).items()}
-    write_json(root / "measured" / stage / f"{split}-{part}.json", values)
+    cost.cpu_seconds = _cpu_seconds() - before
+    write_json(path, {name: round(value, 3) for name, value in vars(cost).items()})
 
 
-def total_cost(root: Path, stage: str) -> Cost:
-    """The sum over the jobs of a stage that have run; all zero where none has."""
+def total_cost(paths: Iterable[Path]) -> Cost:
+    """The sum over the jobs that were measured; all zero where none was."""
     total = Cost()
-    for path in sorted((root / "measured" / stage).glob("*.json")):
+    for path in paths:
         try:
-            cost = Cost(**read_json(path))
-        except (TypeError, V4DError):
-            continue  # an estimate need not fail for it
-        total = Cost(*(a + b for a, b in zip(vars(total).values(), vars(cost).values(), strict=True)))
+            values = read_json(path)
+            total.videos += values["videos"]
+            total.bytes += values["bytes"]
+            total.cpu_seconds += values["cpu_seconds"]
+        except (KeyError, TypeError, V4DError):
+            continue  # a damaged file is no reason to fail: the figure is an estimate
     return total
 
 

@@ -1,10 +1,11 @@
-"""Files that are either whole or not there.
+"""Files that are either whole or not there, and locks between processes.
 
 Every output of the pipeline is written beside its target under a temporary name, synced and
 renamed, so that a kill -9 or a full disk leaves the old file or none, never half of one.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -12,9 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from v4d.errors import V4DError
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @contextmanager
@@ -83,6 +87,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_csv(path: str | Path, table: "pandas.DataFrame") -> None:
+    """Write a table as CSV in one go, without its index."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
@@ -97,22 +107,56 @@ def read_json(path: str | Path) -> Any:
         raise V4DError(f"cannot read {path}: {error}") from error
 
 
+def file_sha256(path: Path) -> str:
+    """A file's sha256, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_lock_file(path: Path) -> int:
+    """Open a file that processes lock, and create it where there is none; its descriptor.
+
+    Closing the descriptor gives the lock back, and so does the end of the process, however it ends.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Take the kernel's lock on an open file.
+
+    Args:
+        shared: several processes may hold it, but none that wants it alone.
+        wait: wait for the process that has it.
+
+    Returns:
+        False where another process has it and `wait` is off.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
 def exclusive(*outputs: Path) -> Iterator[None]:
     """Hold the lock of a job's first output; temporary files of killed predecessors are removed.
 
-    When only Snakemake is killed, its jobs live on: the next run's job then waits for the one that is
-    still writing. The lock is the kernel's and goes with the process, however it ends.
+    When only Snakemake is killed, its jobs go on: the next run's job then waits for the one that is still
+    writing.
 
     Raises:
         V4DError: the folder cannot be written.
     """
     first = outputs[0]
-    lock = first.with_name(f".{first.name}.lock")
     try:
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_lock_file(first.with_name(f".{first.name}.lock"))
     except OSError as error:
         raise V4DError(f"cannot write in {first.parent}: {error.strerror}") from error
     try:
@@ -127,9 +171,8 @@ def exclusive(*outputs: Path) -> Iterator[None]:
 
 def _wait_for(descriptor: int, output: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"waiting for another process that is writing {output}", file=sys.stderr, flush=True)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not lock(descriptor, wait=False):
+            print(f"waiting for another process that is writing {output}", file=sys.stderr, flush=True)
+            lock(descriptor)
     except OSError as error:  # a file system without locks
         print(f"warning: no lock on {output}: {error.strerror}", file=sys.stderr, flush=True)

@@ -3,9 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
-
-from tqdm import tqdm
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 LOG_SECONDS = 15.0
@@ -16,16 +14,22 @@ def progress(
     items: Iterable[Item], *, total: int | None = None, what: str = "", unit: str = "it"
 ) -> Iterator[Item]:
     """Iterate over `items` and show how far it is, on stderr."""
-    if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True)
-        return
-    if total is None:
-        total = len(items) if isinstance(items, Sized) else None
-    lines = LogLines(what, total, unit)
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    shown = meter(what, total, unit)
     for item in items:
         yield item
-        lines.advance()
-    lines.close()
+        shown.update()
+    shown.close()
+
+
+def meter(what: str, total: int | None, unit: str) -> Any:
+    """What shows how far a work is: `update(n)` where n units are done, `close()` at the end."""
+    if not sys.stderr.isatty():
+        return LogLines(what, total, unit)
+    from tqdm import tqdm
+
+    return tqdm(desc=what, total=total, unit=unit, dynamic_ncols=True)
 
 
 class LogLines:
@@ -36,7 +40,7 @@ class LogLines:
         self.done = 0
         self.start = self.last = time.monotonic()
 
-    def advance(self, count: int = 1) -> None:
+    def update(self, count: int = 1) -> None:
         """Count `count` more as done; print where the last line is `LOG_SECONDS` old."""
         self.done += count
         now = time.monotonic()

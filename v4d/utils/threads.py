@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def ordered_results(
     threads: int,
     size: Callable[[Out], int],
     held: int,
-) -> Iterator[Out]:
+) -> Generator[Out, None, None]:
     """Yield `function(item)` for each item, in order, computed by `threads` threads.
 
     At most `threads` + 1 items are read ahead. Results that wait behind a slow one (a video at its

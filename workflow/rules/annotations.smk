@@ -3,16 +3,16 @@
 
 rule annotations:
     output:
-        f"{DATA}/annotations/{{split}}.parquet",
+        DATA.annotations("{split}"),
     log:
         f"{LOGS}/annotations/{{split}}.log",
     benchmark:
-        f"{DATA}/benchmarks/annotations/{{split}}.tsv"
+        DATA.benchmark("annotations", "{split}")
     conda:
         ENVIRONMENT
     params:
         config=RESOLVED,
-        dataset=v4d_workflow.annotation_settings(CONFIG),
+        dataset=SOURCE.annotation_settings(),
         state=SOURCE_STATE,
     shell:
         "v4d annotations --config {params.config:q} --only {wildcards.split} 2>&1 | tee {log:q}"
@@ -20,13 +20,13 @@ rule annotations:
 
 rule classes:
     input:
-        expand("{data}/annotations/{split}.parquet", data=DATA, split=list(PARTS)),
+        [DATA.annotations(split) for split in PARTS],
     output:
-        f"{DATA}/annotations/classes.json",
+        DATA.classes,
     log:
         f"{LOGS}/annotations/classes.log",
     benchmark:
-        f"{DATA}/benchmarks/annotations/classes.tsv"
+        DATA.benchmark("annotations", "classes")
     conda:
         ENVIRONMENT
     params:

@@ -3,29 +3,23 @@
 
 rule clips:
     input:
-        annotations=f"{DATA}/annotations/{{split}}.parquet",
-        archive=branch(
-            CONFIG.dataset.source == "folder",
-            then=[],
-            otherwise=f"{DATA}/archives/{{split}}/{{part}}.tar.gz",
-        ),
+        annotations=DATA.annotations("{split}"),
+        archive=lambda wildcards: SOURCE.archive(**wildcards) or [],
     output:
-        clips=v4d_workflow.temporary_unless(
-            CONFIG.clips.keep, f"{DATA}/clips/{{split}}/{{part}}.tar", temp
-        ),
-        ledger=f"{DATA}/clips/{{split}}/{{part}}.parquet",
+        clips=kept(CONFIG.clips.keep, DATA.clips("{split}", "{part}")),
+        ledger=DATA.clips_ledger("{split}", "{part}"),
     log:
         f"{LOGS}/clips/{{split}}/{{part}}.log",
     benchmark:
-        f"{DATA}/benchmarks/clips/{{split}}/{{part}}.tsv"
+        DATA.benchmark("clips", "{split}", "{part}")
     priority: 1  # archives are to be used up, not piled up
     conda:
         ENVIRONMENT
-    threads: v4d_workflow.part_threads(CONFIG, CORES)
+    threads: SOURCE.part_threads(CORES)
     params:
         config=RESOLVED,
-        clips=v4d_workflow.clips_settings(CONFIG),
-        part=v4d_workflow.part_settings(CONFIG),
+        clips=v4d_workflow.block_settings(CONFIG, "clips"),
+        part=lambda wildcards: SOURCE.content(**wildcards),
     shell:
         "v4d clips --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"

@@ -5,20 +5,23 @@ import time
 
 from v4d import config as v4d_config
 from v4d import workflow as v4d_workflow
+from v4d.datasets import open_source
 from v4d.errors import V4DError
 
 try:
     CONFIG = v4d_workflow.resolve_in_place(config, workflow)
-    PARTS = v4d_workflow.parts(CONFIG)
-    SOURCE_STATE = v4d_workflow.source_state(CONFIG)
+    SOURCE = open_source(CONFIG.dataset)
+    PARTS = {split: SOURCE.parts(split) for split in CONFIG.dataset.splits}
+    SOURCE_STATE = SOURCE.state()
 except V4DError as error:
     # SystemExit, for one line: Snakemake's own errors come with the place in this file.
     sys.exit(f"error: {' '.join(str(error).split())}")
 
-DATA = str(CONFIG.dataset.root)
-RESULTS = str(CONFIG.results)
+DATA = CONFIG.dataset.paths
+RESULTS = CONFIG.paths
 LOGS = f"logs/{CONFIG.name}"
-RESOLVED = f"{RESULTS}/config.yaml"
+RESOLVED = str(RESULTS.config)
+EVERY_PART = [(split, part) for split in PARTS for part in PARTS[split]]
 ENVIRONMENT = workflow.source_path("../../envs/v4d.yaml")
 STAGES = v4d_workflow.stage_settings(CONFIG)
 CORES = v4d_workflow.cores(workflow)
@@ -30,7 +33,7 @@ shell.prefix(v4d_workflow.shell_prefix(workflow.basedir))
 
 wildcard_constraints:
     split="|".join(CONFIG.dataset.splits),
-    part=r"part_\d+|youtube",
+    part=r"[A-Za-z0-9][A-Za-z0-9_-]*",
     model="|".join(CONFIG.models) or "none",
     stage="|".join(sorted({s for stages in STAGES.values() for s in stages})) or "none",
 
@@ -47,24 +50,16 @@ onerror:
     print("\n".join(v4d_workflow.failures(CONFIG, STARTED)), file=sys.stderr)
 
 
-def part_files(folder, suffix):
-    """The files of all parts of all splits below data/<dataset>/<folder>."""
-    return [
-        f"{DATA}/{folder}/{split}/{part}{suffix}"
-        for split in PARTS
-        for part in PARTS[split]
-    ]
+def kept(keep, path):
+    """An output that Snakemake deletes when nothing needs it any more, unless it is to be kept."""
+    return path if keep else temp(path)
 
 
 def final_targets():
     """What `all` makes: the comparison and the report, or the data set where no model is named."""
     if not CONFIG.models:
-        return [f"{DATA}/dataset.json"]
-    return [
-        f"{RESULTS}/comparison.csv",
-        f"{RESULTS}/comparison.md",
-        f"{RESULTS}/report.html",
-    ]
+        return [DATA.info]
+    return [RESULTS.comparison, RESULTS.comparison_text, RESULTS.report]
 
 
 def weights_before(wildcards):
@@ -76,10 +71,10 @@ def weights_before(wildcards):
     if init != "previous":
         return init
     before = stages[stages.index(wildcards.stage) - 1]
-    return f"{RESULTS}/{wildcards.model}/{before}/final.pt"
+    return RESULTS.final_weights(wildcards.model, before)
 
 
 def tested_weights(name):
     """A model's weights that are tested: those of the last stage, or a file that the config names."""
     model = CONFIG.models[name]
-    return model.checkpoint or f"{RESULTS}/{name}/{model.final.name}/final.pt"
+    return model.checkpoint or RESULTS.final_weights(name, model.final.name)

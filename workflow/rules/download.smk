@@ -1,57 +1,55 @@
-# Archives of videos: downloaded, or rendered for the synthetic set. A user's folder has none.
+# Archives of videos, downloaded or made here; a user's folder has none.
 
 
 rule archive:
     output:
-        v4d_workflow.temporary_unless(
-            v4d_workflow.keeps_archives(CONFIG),
-            f"{DATA}/archives/{{split}}/{{part}}.tar.gz",
-            temp,
-        ),
+        kept(SOURCE.keeps_archives, DATA.archive("{split}", "{part}")),
     log:
         f"{LOGS}/archive/{{split}}/{{part}}.log",
     benchmark:
-        f"{DATA}/benchmarks/archive/{{split}}/{{part}}.tsv"
+        DATA.benchmark("archive", "{split}", "{part}")
     wildcard_constraints:
-        part=r"part_\d+",
-    retries: 2 if CONFIG.dataset.source == "kinetics" else 0
+        part="|".join(v4d_workflow.archived_parts(SOURCE, PARTS, late=False)) or "none",
+    retries: SOURCE.retries
     conda:
         ENVIRONMENT
-    threads: CORES if CONFIG.dataset.source == "synthetic" else 1
+    threads: SOURCE.download_threads(CORES)
     resources:
-        downloads=1 if CONFIG.dataset.source == "kinetics" else 0,
+        downloads=SOURCE.downloads,
     params:
         config=RESOLVED,
-        source=v4d_workflow.archive_settings(CONFIG),
-        part=v4d_workflow.part_settings(CONFIG),
+        source=SOURCE.archive_settings(),
+        part=lambda wildcards: SOURCE.content(**wildcards),
     shell:
         "v4d download --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " 2>&1 | tee {log:q}"
 
 
-# What no archive of a split holds, where dataset.kinetics.youtube is on. No retries: who was refused waits.
-rule youtube:
+# Parts that can be brought when the clips of others are made: what no archive holds, from a second source.
+# No retries: a source that refuses has to be left alone for hours.
+rule late_archive:
     input:
-        annotations=f"{DATA}/annotations/{{split}}.parquet",
-        ledgers=v4d_workflow.archive_ledgers(CONFIG),
+        annotations=DATA.annotations("{split}"),
+        ledgers=lambda wildcards: [
+            DATA.clips_ledger(wildcards.split, part)
+            for part in SOURCE.waits_for(**wildcards)
+        ],
     output:
-        v4d_workflow.temporary_unless(
-            v4d_workflow.keeps_archives(CONFIG),
-            f"{DATA}/archives/{{split}}/youtube.tar.gz",
-            temp,
-        ),
+        kept(SOURCE.keeps_archives, DATA.archive("{split}", "{part}")),
     log:
-        f"{LOGS}/archive/{{split}}/youtube.log",
+        f"{LOGS}/archive/{{split}}/{{part}}.log",
     benchmark:
-        f"{DATA}/benchmarks/archive/{{split}}/youtube.tsv"
+        DATA.benchmark("archive", "{split}", "{part}")
+    wildcard_constraints:
+        part="|".join(v4d_workflow.archived_parts(SOURCE, PARTS, late=True)) or "none",
     retries: 0
     conda:
         ENVIRONMENT
     resources:
-        youtube=1,
+        late_archives=1,
     params:
         config=RESOLVED,
-        part=v4d_workflow.part_settings(CONFIG),
+        part=lambda wildcards: SOURCE.content(**wildcards),
     shell:
-        "v4d download --config {params.config:q} --split {wildcards.split} --part youtube"
+        "v4d download --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " 2>&1 | tee {log:q}"

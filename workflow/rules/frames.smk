@@ -3,22 +3,22 @@
 
 rule frames:
     input:
-        clips=f"{DATA}/clips/{{split}}/{{part}}.tar",
-        ledger=f"{DATA}/clips/{{split}}/{{part}}.parquet",
+        clips=DATA.clips("{split}", "{part}"),
+        ledger=DATA.clips_ledger("{split}", "{part}"),
     output:
-        shard=f"{DATA}/frames/{{split}}/{{part}}.lmdb",
-        ledger=f"{DATA}/frames/{{split}}/{{part}}.parquet",
+        shard=DATA.shard("{split}", "{part}"),
+        ledger=DATA.frames_ledger("{split}", "{part}"),
     log:
         f"{LOGS}/frames/{{split}}/{{part}}.log",
     benchmark:
-        f"{DATA}/benchmarks/frames/{{split}}/{{part}}.tsv"
+        DATA.benchmark("frames", "{split}", "{part}")
     priority: 2
     conda:
         ENVIRONMENT
-    threads: v4d_workflow.part_threads(CONFIG, CORES)
+    threads: SOURCE.part_threads(CORES)
     params:
         config=RESOLVED,
-        frames=v4d_workflow.frames_settings(CONFIG),
+        frames=v4d_workflow.block_settings(CONFIG, "frames"),
     shell:
         "v4d frames --config {params.config:q} --split {wildcards.split} --part {wildcards.part}"
         " --threads {threads} 2>&1 | tee {log:q}"
@@ -28,17 +28,17 @@ rule manifest:
     input:
         annotations=rules.classes.input,
         classes=rules.classes.output,
-        shards=part_files("frames", ".lmdb"),
-        ledgers=part_files("frames", ".parquet"),
+        shards=[DATA.shard(*place) for place in EVERY_PART],
+        ledgers=[DATA.frames_ledger(*place) for place in EVERY_PART],
     output:
-        manifest=f"{DATA}/manifest.parquet",
-        info=f"{DATA}/dataset.json",
-        missing=f"{DATA}/missing.csv",
-        quarantine=f"{DATA}/quarantine.csv",
+        manifest=DATA.manifest,
+        info=DATA.info,
+        missing=DATA.missing,
+        quarantine=DATA.quarantine,
     log:
         f"{LOGS}/manifest.log",
     benchmark:
-        f"{DATA}/benchmarks/manifest.tsv"
+        DATA.benchmark("manifest")
     conda:
         ENVIRONMENT
     params:

@@ -3,31 +3,27 @@
 
 rule compare:
     input:
-        tests=expand(
-            "{results}/{model}/test/metrics.json",
-            results=RESULTS,
-            model=list(CONFIG.models),
-        ),
+        tests=[RESULTS.test_metrics(model) for model in CONFIG.models],
     output:
         csv=report(
-            f"{RESULTS}/comparison.csv",
+            RESULTS.comparison,
             caption="../report/comparison.rst",
             category="Comparison",
             labels={"table": "models"},
         ),
         published=report(
-            f"{RESULTS}/comparison_published.csv",
+            RESULTS.published,
             caption="../report/published.rst",
             category="Comparison",
             labels={"table": "models and published results"},
         ),
         significance=report(
-            f"{RESULTS}/significance.csv",
+            RESULTS.significance,
             caption="../report/significance.rst",
             category="Comparison",
             labels={"table": "which differences are real"},
         ),
-        markdown=f"{RESULTS}/comparison.md",
+        markdown=RESULTS.comparison_text,
     log:
         f"{LOGS}/compare.log",
     conda:
@@ -41,20 +37,12 @@ rule compare:
 rule report:
     input:
         comparison=rules.compare.output.csv,
-        predictions=expand(
-            "{results}/{model}/test/predictions.parquet",
-            results=RESULTS,
-            model=list(CONFIG.models),
-        ),
-        info=f"{DATA}/dataset.json",
+        predictions=[RESULTS.predictions(model) for model in CONFIG.models],
+        info=DATA.info,
     output:
-        page=report(
-            f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
-        ),
+        page=report(RESULTS.report, caption="../report/report.rst", category="Report"),
         plots=report(
-            directory(
-                f"{RESULTS}/plots"
-            ),  # which there are depends on models and tests
+            directory(RESULTS.plots),  # which there are depends on models and tests
             patterns=["{figure}.svg"],
             caption="../report/plots.rst",
             category="Plots",

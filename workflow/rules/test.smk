@@ -4,33 +4,33 @@
 rule test:
     input:
         weights=lambda wildcards: tested_weights(wildcards.model),
-        manifest=f"{DATA}/manifest.parquet",
-        info=f"{DATA}/dataset.json",
-        tracking=f"{RESULTS}/tracking.json",
+        manifest=DATA.manifest,
+        info=DATA.info,
+        tracking=RESULTS.tracking,
     output:
-        predictions=f"{RESULTS}/{{model}}/test/predictions.parquet",
-        metrics=f"{RESULTS}/{{model}}/test/metrics.json",
-        per_class=f"{RESULTS}/{{model}}/test/per_class.csv",
+        predictions=RESULTS.predictions("{model}"),
+        metrics=RESULTS.test_metrics("{model}"),
+        per_class=RESULTS.test("{model}") / "per_class.csv",
         confusion=report(
-            f"{RESULTS}/{{model}}/test/confusion.png",
+            RESULTS.test("{model}") / "confusion.png",
             caption="../report/confusion.rst",
             category="Test",
             labels={"model": "{model}", "figure": "confusion matrix"},
         ),
         classes=report(
-            f"{RESULTS}/{{model}}/test/per_class.png",
+            RESULTS.test("{model}") / "per_class.png",
             caption="../report/per_class.rst",
             category="Test",
             labels={"model": "{model}", "figure": "accuracy by class"},
         ),
         reliability=report(
-            f"{RESULTS}/{{model}}/test/reliability.png",
+            RESULTS.test("{model}") / "reliability.png",
             caption="../report/reliability.rst",
             category="Test",
             labels={"model": "{model}", "figure": "calibration"},
         ),
         temporal_order=report(
-            f"{RESULTS}/{{model}}/test/temporal_order.png",
+            RESULTS.test("{model}") / "temporal_order.png",
             caption="../report/temporal_order.rst",
             category="Test",
             labels={"model": "{model}", "figure": "temporal order"},
@@ -38,7 +38,7 @@ rule test:
     log:
         f"{LOGS}/test/{{model}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/test/{{model}}.tsv"
+        RESULTS.benchmark("test", "{model}")
     conda:
         ENVIRONMENT
     threads:
@@ -49,7 +49,7 @@ rule test:
         gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model),
     params:
         config=RESOLVED,
-        testing=v4d_workflow.testing_settings(CONFIG),
+        testing=v4d_workflow.block_settings(CONFIG, "testing"),
     shell:
         "v4d test --config {params.config:q} --model {wildcards.model} --gpus {resources.gpu}"
         " 2>&1 | tee {log:q}"

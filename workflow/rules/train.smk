@@ -6,33 +6,33 @@ rule tracking:
     # Another address trains nothing anew (the checkpoints are there) and logs everything again. Not `ancient`
     # below: Snakemake 9.27 then takes a job whose output is missing for up to date when this one reruns.
     input:
-        info=f"{DATA}/dataset.json",
+        info=DATA.info,
     output:
-        f"{RESULTS}/tracking.json",
+        RESULTS.tracking,
     log:
         f"{LOGS}/tracking.log",
     conda:
         ENVIRONMENT
     params:
         config=RESOLVED,
-        tracking=v4d_workflow.tracking_settings(CONFIG),
+        tracking=v4d_workflow.block_settings(CONFIG, "tracking"),
     shell:
         "v4d tracking-init --config {params.config:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule train:
     input:
-        manifest=f"{DATA}/manifest.parquet",
-        info=f"{DATA}/dataset.json",
-        tracking=f"{RESULTS}/tracking.json",
+        manifest=DATA.manifest,
+        info=DATA.info,
+        tracking=RESULTS.tracking,
         before=weights_before,
     output:
-        model=f"{RESULTS}/{{model}}/{{stage}}/final.pt",
-        metrics=f"{RESULTS}/{{model}}/{{stage}}/metrics.json",
+        model=RESULTS.final_weights("{model}", "{stage}"),
+        metrics=RESULTS.training_metrics("{model}", "{stage}"),
     log:
         f"{LOGS}/train/{{model}}/{{stage}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{model}}/{{stage}}.tsv"
+        RESULTS.benchmark("train", "{model}", "{stage}")
     conda:
         ENVIRONMENT
     threads:

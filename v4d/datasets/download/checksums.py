@@ -64,13 +64,6 @@ def says_md5(headers: Mapping[str, str]) -> bool:
     return s3 and encryption == "AES256" and not customer_key
 
 
-def multipart_etag(data: bytes, part_length: int) -> str:
-    """The ETag of `data` uploaded in parts of so many bytes."""
-    candidate = _PartsHash(part_length)
-    candidate.update(data)
-    return candidate.etag()
-
-
 def _part_lengths(size: int, etag: str) -> list[int]:
     """The lengths of parts (bytes) that make as many parts of `size` as the ETag says."""
     match = _PARTS.fullmatch(etag)

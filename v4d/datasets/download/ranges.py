@@ -19,14 +19,16 @@ from pathlib import Path
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from v4d.datasets.download.http import Changed, Remote, RetryPolicy, TransientError, get, short_cause
 from v4d.errors import V4DError
-from v4d.utils.progress import LogLines
+from v4d.utils.progress import meter
 
 SEGMENT = 32 << 20
 """Bytes of one range request."""
+MEGABYTE = 1_000_000
+SMALL = 5 * MEGABYTE
+"""A file below this many bytes is there before anybody wonders."""
 _CHUNK = 1 << 18
 _JOURNAL_SECONDS = 0.5
 
@@ -107,7 +109,7 @@ class Transfer:
         self.partial.unlink(missing_ok=True)
         journal_of(self.partial).unlink(missing_ok=True)
         size = self.remote.size
-        if not self.remote.ranges:
+        if size is None or not self.remote.ranges:
             return [_Segment(0, -1 if size is None else size)]
         return [_Segment(start, min(SEGMENT, size - start)) for start in range(0, size, SEGMENT)]
 
@@ -194,12 +196,19 @@ class Transfer:
                 waited, came = 0.0, 0
 
     def _report_until_done(self, workers: "list[Future[None]]") -> None:
-        """Write the journal and show progress, until all workers have ended."""
-        meter = _Meter(self.url.rpartition("/")[2], self.remote.size)
+        """Write the journal and show progress, until all workers have ended; nothing for small files."""
+        size, seen = self.remote.size, 0
+        small = size is not None and size < SMALL
+        total = None if size is None else size // MEGABYTE
+        shown = None if small else meter(f"download {self.url.rpartition('/')[2]}", total, "MB")
         while wait(workers, timeout=_JOURNAL_SECONDS).not_done:
             self._write_journal()
-            meter.show(sum(segment.done for segment in self._segments))
-        meter.close(sum(segment.done for segment in self._segments))
+            if shown:
+                done = sum(segment.done for segment in self._segments) // MEGABYTE
+                shown.update(done - seen)
+                seen = done
+        if shown:
+            shown.close()
 
     def _write_journal(self) -> None:
         """Without a sync: what a power cut takes from it is found when the whole file is checked."""
@@ -245,35 +254,6 @@ class _Bucket:
             self._due = max(self._due, now) + count / self._rate
             seconds = self._due - now
         stop.wait(seconds)
-
-
-class _Meter:
-    """Progress in bytes: a bar on a terminal, else a line now and then; nothing for small files."""
-
-    def __init__(self, what: str, size: int | None):
-        self._seen = 0
-        self._bar: tqdm | None = None
-        self._lines: LogLines | None = None
-        if size is not None and size < 5_000_000:
-            return
-        if sys.stderr.isatty():
-            self._bar = tqdm(desc=what, total=size, unit="B", unit_scale=True, dynamic_ncols=True)
-        else:
-            total = None if size is None else size // 1_000_000
-            self._lines = LogLines(f"download {what}", total, "MB")
-
-    def show(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-        elif self._lines is not None:
-            self._lines.advance(done // 1_000_000 - self._seen)
-            self._seen = done // 1_000_000
-
-    def close(self, done: int) -> None:
-        self.show(done)
-        for shown in (self._bar, self._lines):
-            if shown is not None:
-                shown.close()
 
 
 def _write(file: int, data: bytes, offset: int) -> None:
