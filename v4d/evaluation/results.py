@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from v4d.checkpoints import described
 from v4d.config import config_sha
 from v4d.data import index
+from v4d.datasets import open_source
 from v4d.distributed.group import DistributedContext
 from v4d.evaluation import metrics
 from v4d.evaluation.pieces import Clock, TestRun
