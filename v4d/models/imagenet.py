@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from v4d.errors import V4DError
+from v4d.models.base import VideoModel
 from v4d.models.checkpoint import first_difference
 from v4d.models.registry import RESNETS
 from v4d.models.state_dict_names import fitted, foreign_names, plain_state_dict
-from v4d.models.v4d import VideoNet
 
 
-def load_imagenet(model: VideoNet, source: str | Path | Mapping[str, Any] = "imagenet") -> None:
+def load_imagenet(model: VideoModel, source: str | Path | Mapping[str, Any] = "imagenet") -> None:
     """Put ImageNet weights into a network's backbone; its 4D blocks and classifier stay as they are.
 
     `source` is "imagenet" (torchvision's IMAGENET1K_V1, kept in its own cache), or a file with the state dict
@@ -51,7 +51,7 @@ def _inflated(value: Tensor, own: Tensor) -> Tensor:
     return value.unsqueeze(2).expand(-1, -1, times, -1, -1) / times
 
 
-def _download(model: VideoNet) -> Mapping[str, Tensor]:
+def _download(model: VideoModel) -> Mapping[str, Tensor]:
     depth = RESNETS[model.spec["arch"]].backbone
     if depth not in ("resnet18", "resnet50"):
         raise V4DError(f"there are no ImageNet weights for {model.spec['arch']}; train it from scratch")

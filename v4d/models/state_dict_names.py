@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from v4d.errors import V4DError
 from v4d.models.checkpoint import read_weights
-from v4d.models.v4d import STAGES, VideoNet
+from v4d.models.registry import STAGES
 
 
-def foreign_names(model: VideoNet, *, with_blocks4d: bool) -> dict[str, str]:
-    """Our name -> theirs, for every tensor of the state dict except the classifier's.
+def foreign_names(model: nn.Module, *, with_blocks4d: bool) -> dict[str, str]:
+    """Our name -> theirs, for every tensor of a `VideoNet` except the classifier's.
 
     Both call the stages `layer1` to `layer4`. torchvision has no 4D blocks; in a released network they are
     further members of a stage, named `tsa`, and shift the numbers of the blocks behind them.
     """
     names = {
-        f"stem.{key}": key.replace("conv.", "conv1.").replace("bn.", "bn1.") for key in _keys(model.stem)
+        f"stem.{key}": key.replace("conv.", "conv1.").replace("bn.", "bn1.")
+        for key in _keys(model.get_submodule("stem"))
     }
     for number, stage in enumerate(STAGES, 1):
         index = 0
@@ -35,7 +36,7 @@ def foreign_names(model: VideoNet, *, with_blocks4d: bool) -> dict[str, str]:
     return names
 
 
-def _steps(model: VideoNet, stage: str) -> list[tuple[str, nn.Module]]:
+def _steps(model: nn.Module, stage: str) -> list[tuple[str, nn.Module]]:
     """The blocks of a stage in the order of computation, with the prefixes of our names."""
     prefixes = {id(module): f"{name}." for name, module in model.named_modules()}
     return [(prefixes[id(block)], block) for block in getattr(model, stage).steps()]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from v4d.models.base import BatchNorm, VideoModel
+from v4d.models.imagenet import load_imagenet
 from v4d.models.layers import BasicBlock, Bottleneck, Residual4D
 from v4d.models.layout import channels_last, fold, regroup
 from v4d.models.registry import DEPTHS, RESNETS, STAGES, Places, places_of_blocks
@@ -178,8 +179,6 @@ class VideoNet(VideoModel):
 
     def load_image_weights(self, source: str | Path | Mapping[str, Any]) -> None:
         """Inflate a 2D ResNet of torchvision; see `v4d.models.imagenet`."""
-        from v4d.models.imagenet import load_imagenet  # needs this class
-
         load_imagenet(self, source)
 
     def parts(self) -> dict[str, list[nn.Module]]:
