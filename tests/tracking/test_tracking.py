@@ -135,7 +135,7 @@ def test_a_server_that_is_down_at_the_start_gets_everything_later(server, tmp_pa
 
 def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("v4d.tracking.PUSH_SECONDS", 0.2)
+    monkeypatch.setattr("v4d.tracking.journal.PUSH_SECONDS", 0.2)
     server.start()
     tracker = open_tracker(config(server.uri), "v4d", state_file=state_file(tmp_path))
     for step in range(STEPS):

@@ -16,7 +16,9 @@ SOURCES: dict[str, Any] = {}
 """By `dataset.source`: a `v4d.datasets.DataSource`; its `Options` are the keys of `dataset.<source>`."""
 MODELS: dict[str, Any] = {}
 """By `models.<model>.arch`: a `v4d.models.Architecture`; its `Options` are keys beside `arch`."""
-BUILT_IN = ("v4d.datasets", "v4d.models.registry")
+BACKENDS: dict[str, Any] = {}
+"""By `tracking.backend`: makes a `v4d.tracking.base.Backend`; `none` tracks nothing."""
+BUILT_IN = ("v4d.datasets", "v4d.models.registry", "v4d.tracking")
 PLUGINS = "v4d.plugins"
 """The group of entry points by which an installed package adds sources and networks."""
 

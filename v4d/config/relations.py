@@ -35,6 +35,9 @@ def check_relations(config: Config) -> None:
             _check_stage(config, model, stage)
     if config.models and config.testing.split not in dataset.splits:
         raise V4DError(f"config: testing.split {config.testing.split!r} is not among dataset.splits")
+    if config.tracking.backend not in ("none", *registry.BACKENDS):
+        known = ", ".join(["none", *registry.BACKENDS])
+        raise V4DError(f"config: tracking.backend: {config.tracking.backend!r} is not one of {known}")
     _check_crops(config)
 
 

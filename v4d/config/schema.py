@@ -31,6 +31,7 @@ def schema() -> dict[str, Any]:
     properties = root["properties"]
     properties["dataset"] = _of(dataset_class()) | {"description": properties["dataset"]["description"]}
     properties["dataset"]["properties"]["source"]["enum"] = list(registry.SOURCES)
+    properties["tracking"]["properties"]["backend"]["enum"] = [*registry.BACKENDS, "none"]
     properties["models"]["propertyNames"] = {"pattern": properties["name"]["pattern"]}
     properties["models"]["additionalProperties"] = {"oneOf": [{"$ref": "#/$defs/model"}, {"type": "null"}]}
     model, stage = _with_architectures(ModelKeys), _with_architectures(StageConfig)

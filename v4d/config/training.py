@@ -164,7 +164,7 @@ class TestingConfig(Block):
 class TrackingConfig(Block):
     """`tracking`: where metrics and artifacts go."""
 
-    backend: str = key("mlflow", "mlflow, or none.", pattern=r"^(mlflow|none)$")
+    backend: str = key("mlflow", "mlflow, or none.")
     uri: str = key("sqlite:///mlflow.db", "MLflow's tracking address.")
     experiment: str | None = key(None, "MLflow experiment; null for v4d/<name>.")
     log_model: bool = key(
