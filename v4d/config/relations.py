@@ -1,5 +1,6 @@
 """What no single key of a config can tell."""
 
+from v4d.config import registry
 from v4d.config.data import frame_size
 from v4d.config.models import ModelConfig, StageConfig
 from v4d.config.root import Config
