@@ -1,4 +1,4 @@
-"""Data sets of one's own: this file is a plugin, with a set of files and a set of archives."""
+"""Data sets of one's own, brought in by a config's `plugins`: a set of files and a set of archives."""
 
 import sys
 import tarfile
@@ -38,9 +38,6 @@ class Flat(FileSource):
         return [(path, path.name.partition("_")[0]) for path in found]
 
 
-SOURCES["flat"] = Flat
-
-
 # A set of archives, which a server packs on demand; here they are made on the spot.
 
 
@@ -71,18 +68,31 @@ class Packed(DataSource):
         return path
 
 
-SOURCES["packed"] = Packed
+PLUGIN = """
+from tests.datasets.test_plugin import Flat, Packed
+from v4d.datasets import SOURCES
+
+SOURCES |= {"flat": Flat, "packed": Packed}
+"""
+
+
+@pytest.fixture(autouse=True)
+def plugin(tmp_path, monkeypatch):
+    """A module `own_sets` on Python's path, in the folder where the test runs."""
+    (tmp_path / "own_sets.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    known = dict(SOURCES)
+    yield
+    SOURCES.clear()
+    SOURCES.update(known)
+    sys.modules.pop("own_sets", None)
 
 
 def settings_of(source: str, **options) -> config.Config:
     dataset = {"name": "own", "source": source, "part_size": 4, source: options}
-    document = {"name": "own", "dataset": dataset, "clips": {"size": "32x24"}, "plugins": [__name__]}
+    document = {"name": "own", "dataset": dataset, "clips": {"size": "32x24"}, "plugins": ["own_sets"]}
     return config.build(config.resolve(document))
-
-
-@pytest.fixture(autouse=True)
-def at(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def made(settings: config.Config) -> pandas.DataFrame:
@@ -138,29 +148,14 @@ def test_their_keys_are_checked_like_all_others(source, wrong):
         settings_of(source, **wrong)
 
 
-def test_a_key_that_has_its_default_leaves_no_trace_in_other_configs():
+def test_a_source_that_is_known_leaves_no_trace_in_configs_of_others():
     document = {"name": "own", "dataset": {"name": "own", "source": "synthetic"}}
-    plain = config.config_sha(config.build(config.resolve(document)))
-    known = {name: SOURCES.pop(name) for name in ("flat", "packed")}
-    try:
-        assert config.config_sha(config.build(config.resolve(document))) == plain
-    finally:
-        SOURCES.update(known)
+    before = config.config_sha(config.build(config.resolve(document)))
+    settings_of("flat")
+    assert "flat" in config.resolve(document)["dataset"]
+    assert config.config_sha(config.build(config.resolve(document))) == before
 
 
-def test_a_plugin_is_imported_before_the_config_is_checked(tmp_path, monkeypatch):
-    (tmp_path / "own_sets.py").write_text(
-        "from v4d.datasets import SOURCES, FileSource\n"
-        "class Nothing(FileSource):\n"
-        "    def files(self, split): return []\n"
-        "SOURCES['nothing'] = Nothing\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    document = {"name": "x", "dataset": {"name": "x", "source": "nothing"}, "plugins": ["own_sets"]}
-    try:
-        dataset = config.build(config.resolve(document)).dataset
-        with pytest.raises(V4DError, match=r"dataset\.nothing \(\): no videos in train"):
-            open_source(dataset).annotations()
-    finally:
-        SOURCES.pop("nothing", None)
-        sys.modules.pop("own_sets", None)
+def test_a_folder_without_videos_is_said_with_its_keys():
+    with pytest.raises(V4DError, match=r"dataset\.flat \(path='nowhere'\): no videos in train"):
+        write_annotations(settings_of("flat", path="nowhere").dataset)
