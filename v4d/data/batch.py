@@ -114,6 +114,7 @@ class EncodedFrames:
     grid: tuple[int, int]
     """U and T."""
     views_axis: bool
+    """Whether the decoded frames keep the axis of views."""
     names: list[str]
     """Videos by id, for messages."""
     skip_bad: bool

@@ -11,6 +11,7 @@ class Pick(NamedTuple):
     """One place in a batch."""
 
     epoch: int
+    """Counted from 0."""
     video: int
     """Index in the list of videos."""
     filler: bool = False
@@ -22,7 +23,9 @@ class Share:
     """Which of the processes of a training or a test this one is."""
 
     rank: int = 0
+    """Counted from 0."""
     world_size: int = 1
+    """Number of processes."""
 
 
 ALONE = Share()
@@ -42,9 +45,11 @@ class TrainPlan:
     batch_size: int
     """Largest number of videos of one rank in a step."""
     share: Share = ALONE
+    """Whose batches."""
     accumulate: int = 1
     """The number of steps is a multiple of this."""
     seed: int = 0
+    """Of the shuffling."""
     locality: int = 0
     """Shards that are read at a time; 0 shuffles over all."""
 
@@ -93,6 +98,7 @@ class EvalPlan:
     batch_size: int
     """Largest number of videos of one rank in a step."""
     share: Share = ALONE
+    """Whose batches."""
 
     @property
     def _videos(self) -> range:

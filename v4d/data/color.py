@@ -34,7 +34,9 @@ class Operation:
     """One step, by name, and its amount: a factor, an angle, a share, bits or levels."""
 
     name: str
+    """A key of `JITTER` or `REACH`."""
     amount: float = 0.0
+    """0 where the operation takes none."""
 
 
 def pick(jitter: float, randaugment: int, generator: np.random.Generator) -> tuple[Operation, ...]:

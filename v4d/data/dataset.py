@@ -29,7 +29,9 @@ class VideoRecord:
     """A video that can be loaded: a row of the manifest, and the shard that holds its frames."""
 
     video_id: str
+    """As in the manifest."""
     class_index: int
+    """Of its label."""
     shard: str
     """Path of the LMDB file."""
     num_frames: int
@@ -41,6 +43,7 @@ class Failure:
     """A V4DError in a worker as a value: exceptions do not all survive DataLoader's own way."""
 
     message: str
+    """What the error says."""
 
 
 Plan = tuple[np.ndarray, list[Augmentation]]

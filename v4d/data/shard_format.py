@@ -56,11 +56,15 @@ class ShardHeader:
     size: tuple[int, int] | None
     """Width and height of every frame; None where videos differ."""
     quality: int
+    """Of the JPEGs, 1 to 100."""
     subsampling: str = "4:2:0"
+    """Of the JPEGs' chroma."""
     stride: int = 1
     """Every `stride`-th source frame is stored."""
     decoder: str = ""
+    """Name and version of what decoded the clips."""
     encoder: str = ""
+    """Name and version of what made the JPEGs."""
 
 
 @dataclass(frozen=True)
@@ -68,34 +72,44 @@ class Video:
     """What a shard knows of one video, besides its frames."""
 
     number: int
+    """Its place in the order of writing."""
     class_index: int
+    """Of its label."""
     num_frames: int
     """Frames of the source video, whatever the stride."""
     fps: float
+    """Frames a second of the source."""
     width: int
+    """Of the frames, pixels; as `height`."""
     height: int
     source_width: int
+    """Of the source, pixels; as `source_height`."""
     source_height: int
 
 
 def frame_key(number: int, frame: int) -> bytes:
+    """The key of a stored frame, by the number of its video and its own."""
     return FRAME_PREFIX + _FRAME_KEY.pack(number, frame)
 
 
 def checksums_key(number: int) -> bytes:
+    """The key of a video's checksums, by its number."""
     return CHECKSUMS_PREFIX + _NUMBER.pack(number)
 
 
 def video_key(video_id: str) -> bytes:
+    """The key of a video's record."""
     return VIDEO_PREFIX + video_id.encode()
 
 
 def pack_checksums(checksums: Iterable[int]) -> bytes:
+    """CRC-32 of a video's frames, in order."""
     checksums = list(checksums)
     return struct.pack(f">{len(checksums)}I", *checksums)
 
 
 def unpack_checksums(value: Buffer) -> tuple[int, ...]:
+    """The inverse of `pack_checksums`."""
     return struct.unpack(f">{len(value) // 4}I", value)
 
 
@@ -105,10 +119,12 @@ def stored_count(num_frames: int, stride: int) -> int:
 
 
 def pack_header(header: ShardHeader) -> bytes:
+    """The header as JSON, with format and version."""
     return _json({"format": FORMAT, "version": VERSION} | asdict(header))
 
 
 def unpack_header(value: Buffer) -> ShardHeader:
+    """The inverse of `pack_header`."""
     fields = json.loads(bytes(value))
     del fields["format"], fields["version"]
     size = fields.pop("size")
@@ -116,18 +132,22 @@ def unpack_header(value: Buffer) -> ShardHeader:
 
 
 def pack_video(video: Video) -> bytes:
+    """A video's record as JSON."""
     return _json(asdict(video))
 
 
 def unpack_video(value: Buffer) -> Video:
+    """The inverse of `pack_video`."""
     return Video(**json.loads(bytes(value)))
 
 
 def pack_end(videos: int, frames: int, size: int) -> bytes:
+    """The closing record: numbers of videos and stored frames, bytes of JPEG."""
     return _json({"videos": videos, "frames": frames, "bytes": size})
 
 
 def unpack_end(value: Buffer) -> dict[str, int]:
+    """The inverse of `pack_end`, by name: `videos`, `frames`, `bytes`."""
     return json.loads(bytes(value))
 
 

@@ -43,10 +43,13 @@ class _Found(NamedTuple):
     """Distinct frames in the map, still compressed."""
 
     video_id: str
+    """Their video."""
     shape: tuple[int, int, int]
+    """Height, width and 3."""
     frames: list[int]
     """Source frame numbers."""
     jpegs: list[fmt.Buffer]
+    """In the order of `frames`."""
     first: list[int]
     """The first place of each in the indices asked for, ascending."""
     repeats: list[tuple[int, int]]

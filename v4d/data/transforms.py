@@ -38,9 +38,13 @@ class Box:
     """A rectangle of a frame, in pixels."""
 
     top: int
+    """Rows above it."""
     left: int
+    """Columns left of it."""
     height: int
+    """Rows."""
     width: int
+    """Columns."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ class Augmentation:
     """What happens to every frame of a video alike."""
 
     box: Box
+    """What is cut out, in source pixels."""
     size: int
     """Side of the result, pixels."""
     flip: bool = False
+    """Left and right swapped."""
     colors: tuple[color.Operation, ...] = ()
+    """Changes of colour, in order."""
 
 
 def pick(config: CropConfig, height: int, width: int, generator: np.random.Generator) -> Augmentation:

@@ -24,7 +24,9 @@ class ActivationMaps:
     contributions: np.ndarray
     """float32 `[U, T, h, w]`."""
     bias: float
+    """What the head adds to the contributions."""
     logit: float
+    """Of the class, before the softmax."""
 
     @property
     def units(self) -> np.ndarray:

@@ -22,16 +22,21 @@ class Outcomes:
     A million videos take 20 MB, so a test set never has to have its probabilities in memory.
     """
 
-    labels: np.ndarray  # class index
-    predicted: np.ndarray  # class index of the best score, the lower one in a tie
-    ranks: np.ndarray  # how many classes come before the label: 0 where it is right
-    confidence: np.ndarray  # probability of `predicted`
+    labels: np.ndarray
+    """Class index."""
+    predicted: np.ndarray
+    """Class index of the best score, the lower one in a tie."""
+    ranks: np.ndarray
+    """How many classes come before the label: 0 where it is right."""
+    confidence: np.ndarray
+    """Probability of `predicted`, 0 to 1."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def correct(self) -> np.ndarray:
+        """Whether the best class is the label, bool `[V]`."""
         return self.predicted == self.labels
 
 
@@ -137,6 +142,7 @@ def calibration(results: Outcomes, bins: int = BINS) -> tuple[float, pd.DataFram
 
 
 def percent(values: np.ndarray) -> float:
+    """The mean of shares or truth values `[V]`, in percent; NaN for none."""
     return float(100 * np.mean(values)) if len(values) else float("nan")
 
 
@@ -161,8 +167,11 @@ class McNemar:
     """Two models on the same videos: where just one of them is right, and the two-sided p-value."""
 
     only_first: int
+    """Videos that just the first model gets right."""
     only_second: int
+    """Videos that just the second model gets right."""
     p_value: float
+    """Of a split at least as uneven, where both are equally good; 0 to 1."""
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:

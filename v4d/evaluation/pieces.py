@@ -51,9 +51,11 @@ class Clock:
     """Time of one rank."""
 
     seconds: float = 0.0
+    """From the start to `stop`."""
     wait: float = 0.0
     """Seconds of these in which it waited for data."""
     videos: int = 0
+    """Scored by this rank."""
 
     def __post_init__(self) -> None:
         self._start = time.monotonic()
@@ -81,13 +83,17 @@ class TestRun:
     __test__ = False  # pytest: this is no test
 
     config: Config
+    """The whole config."""
     model: ModelConfig
+    """The tested model's part of it."""
     finished: LoadedModel
+    """Its network and what its file says."""
     classes: list[str]
     """Names by class index."""
     videos: list[VideoRecord]
     """All that are tested, over all ranks."""
     device: torch.device
+    """Where to compute."""
     bf16: bool
     """Whether to compute in bf16; else in float32."""
 

@@ -30,8 +30,11 @@ class TestProtocol:
     __test__ = False  # pytest: this is no test
 
     clips: ClipsConfig
+    """How a file is transcoded."""
     frames: FramesConfig
+    """How its frames are compressed."""
     testing: TestingConfig
+    """Units, crops, sampling and precision."""
 
     @classmethod
     def of(cls, model: LoadedModel, config: Config | None = None, **overrides: Any) -> "TestProtocol":
@@ -41,11 +44,9 @@ class TestProtocol:
         released protocol's 256 of 320x256 are. `overrides` are fields of `TestingConfig`; None leaves them.
         """
         if config is None:
-            known = [name for name in ("clips", "frames", "testing") if name in model.info]
-            sections: dict[str, Any] = {name: model.info[name] for name in known}
-            sections.setdefault("testing", {"crop_size": None})
             bare: dict[str, Any] = {"name": "predict", "dataset": {"name": "own", "source": "folder"}}
-            bare |= sections
+            bare["testing"] = {"crop_size": None}
+            bare |= {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
             config = configuration.build(configuration.resolve(bare))
         given = {name: value for name, value in overrides.items() if value is not None}
         testing = config.testing.replace(**given)
@@ -62,6 +63,7 @@ class Prediction:
     """A video's scores, or what is wrong with it."""
 
     path: Path
+    """The file."""
     problem: str = ""
     """Why there are no scores; empty where there are."""
     probabilities: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -71,6 +73,7 @@ class Prediction:
     fps: float = 0.0
     """Frames a second of the file; 0 where it does not say it."""
     evidence: "Evidence | None" = None
+    """What each unit says, where it was asked for."""
 
     def top(self, count: int) -> list[tuple[int, float]]:
         """The `count` best classes, best first: index and probability."""
@@ -118,8 +121,11 @@ class Explanation:
     """A network's answer for one class of one video, taken apart; one crop, the network's own units."""
 
     class_index: int
+    """The class that is explained."""
     probability: float
+    """Of that class, 0 to 1."""
     maps: ActivationMaps
+    """Its logit, place by place."""
     frames: np.ndarray
     """uint8 `[U, T, H, W, 3]`: what the network saw."""
     seconds: np.ndarray

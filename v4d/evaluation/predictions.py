@@ -32,6 +32,7 @@ def suffix(order: str) -> str:
 
 
 def units_suffix(count: int) -> str:
+    """What stands behind the column names of a number of units."""
     return f"_{count}_units"
 
 
@@ -75,6 +76,7 @@ def _outcome_columns(results: Outcomes, end: str) -> dict[str, pa.Array]:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as Parquet; whole or not at all."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 

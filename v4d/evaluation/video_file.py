@@ -39,12 +39,18 @@ class Source:
     """A video with its frames in a shard of its own, or what is wrong with it."""
 
     path: Path
+    """The file."""
     shard: Path | None
+    """Where its frames are; None where there are none."""
     problem: str = ""
+    """What is wrong; empty where nothing is."""
     num_frames: int = 0
+    """Of the file."""
     fps: float = 0.0
+    """Frames a second; 0 where the file does not say it."""
 
-    VIDEO_ID = "video"  # its id in the shard
+    VIDEO_ID = "video"
+    """Its id in the shard."""
 
 
 def find_videos(paths: Iterable[str | Path]) -> list[Path]:

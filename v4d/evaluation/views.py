@@ -64,6 +64,7 @@ class Scorer:
     """
 
     model: VideoModel
+    """In evaluation mode or not: `video_scores` takes care of it."""
     orders: tuple[str, ...]
     """Keys of `ORDERS`."""
     unit_counts: tuple[int, ...] = ()
@@ -71,7 +72,9 @@ class Scorer:
     combinations: bool = True
     """All combinations of units, or one pass over evenly spaced ones; as `chunk`, see `video_scores`."""
     chunk: int = 64
+    """Units at a time behind a 4D block."""
     bf16: bool = False
+    """Whether to compute in bf16; else in float32."""
     seed: int = 0
     """Of the order `units_shuffled`."""
 

@@ -46,6 +46,7 @@ class InputSpec:
     std: tuple[float, ...] = IMAGENET_STD
     """By channel; what is left is divided by it."""
     channels: int = 3
+    """Of a frame; 3 are red, green, blue."""
     frames: int | None = None
     """Frames of a unit (T)."""
     frame_stride: int | None = None

@@ -25,7 +25,9 @@ class LoadedModel:
     """A network with its weights, in evaluation mode, and what its file says of it."""
 
     path: Path
+    """The file."""
     model: VideoModel
+    """On the CPU unless another device was asked for."""
     architecture: dict[str, Any]
     """The arguments of `create_model`."""
     classes: list[str]

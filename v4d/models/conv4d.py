@@ -75,6 +75,7 @@ class Conv4d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """As PyTorch initialises its convolutions."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
@@ -96,4 +97,5 @@ class Conv4d(nn.Module):
         return list(y.chunk(last - first + 1, dim=1))
 
     def extra_repr(self) -> str:
+        """Channels and kernel, for `print(model)`."""
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, kernel={self.kernel}"

@@ -20,9 +20,11 @@ class StageCost:
     """A part of a network for one view of one video."""
 
     name: str
+    """A key of `VideoModel.parts`."""
     shape: tuple[int, ...]
     """Behind it: C, T, H, W of a unit; of a part behind the pooling the number of outputs."""
     parameters: int
+    """Their number."""
     macs: int
     """Multiply-adds."""
 

@@ -117,6 +117,7 @@ class ExportedModel(VideoModel):
         self.training = False
 
     def forward(self, x_NUCTHW: Tensor) -> Tensor:
+        """Logits, video by video: the number of videos may be fixed in the program."""
         return torch.cat([self.program(x) for x in x_NUCTHW.split(1)])
 
     def train(self, mode: bool = True) -> Self:

@@ -17,6 +17,7 @@ class FrameConv(nn.Conv2d):
         super().__init__(channels, out_channels, size, stride, padding=size // 2, bias=False)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
+        """`[N*U*T, C, H, W]` -> `[N*U*T, O, H', W']`."""
         return super().forward(x)
 
 
@@ -27,6 +28,7 @@ class TimeConv(nn.Conv2d):
         super().__init__(channels, out_channels, (3, 1), padding=(1, 0), bias=False)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
+        """`[N*U*T, C, H, W]` -> `[N*U*T, O, H, W]`."""
         height, width = x.shape[2:]
         return regroup(conv_rows(regroup(x, frames, height * width), self.weight, 1), height, width)
 
@@ -38,6 +40,7 @@ class SpaceTimeConv(nn.Conv3d):
         super().__init__(channels, out_channels, 3, (1, stride, stride), padding=1, bias=False)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
+        """`[N*U*T, C, H, W]` -> `[N*U*T, O, H', W']`."""
         y = conv3d(regroup(x, frames, *x.shape[2:]), self.weight, self.stride[1], (1, 1, 1))
         return regroup(y, *y.shape[3:])
 
@@ -60,6 +63,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(channels, width, stride)
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        """`[N*U*T, C, H, W]` -> `[N*U*T, width, H', W']`."""
         y = self.relu(self.bn1(self.conv1(x, frames)))
         y = self.bn2(self.conv2(y, frames))
         y += x if self.downsample is None else self.downsample(x)
@@ -86,6 +90,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(channels, out_channels, stride)
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        """`[N*U*T, C, H, W]` -> `[N*U*T, 4 * width, H', W']`."""
         y = self.relu(self.bn1(self.conv1(x, frames)))
         y = self.relu(self.bn2(self.conv2(y, frames)))
         y = self.bn3(self.conv3(y, frames))
@@ -128,6 +133,7 @@ class Residual4D(nn.Module):
         return self.conv.kernel[0] // 2
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        """`[N*U*T, C, H, W]` -> the same shape."""
         return self.merge(x, self.conv(x, units, frames))
 
     def taps(self, x: Tensor, frames: int, first: int, last: int) -> list[Tensor]:

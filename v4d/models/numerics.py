@@ -28,13 +28,19 @@ class ConvCase:
     """A kind of convolution: x `[N, C, *sizes]`, kernel, stride and padding over the same dimensions."""
 
     what: str
+    """What a message calls it."""
     sizes: tuple[int, ...]
+    """Of the input."""
     kernel: tuple[int, ...]
+    """Its extents."""
     stride: tuple[int, ...]
+    """Along each dimension."""
     channels: int = 64
+    """Of the input; the output has 64."""
 
     @property
     def padding(self) -> tuple[int, ...]:
+        """Zeros on either side that keep the sizes at stride 1."""
         return tuple(extent // 2 for extent in self.kernel)
 
 

@@ -23,6 +23,7 @@ class Backbone:
     """A table of I3D-S (section 3.3 and table 1 of the paper); no stage strides over time."""
 
     block: type[BasicBlock] | type[Bottleneck]
+    """Its residual block."""
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     """Channels of the 3x3 convolutions in res2 to res5."""
     stem_size: int = 7
@@ -66,6 +67,7 @@ class Stem(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, padding=1)
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
+        """`[N*U*T, 3, H, W]` -> `[N*U*T, width, H/4, W/4]`."""
         return self.pool(self.relu(self.bn(self.conv(x))))
 
 
@@ -217,6 +219,7 @@ class VideoNet(VideoModel):
         return self.fc(self.dropout(pooled.mean(1)))
 
     def forward(self, x_NUCTHW: Tensor) -> Tensor:
+        """Features, then head."""
         features = self.forward_features(x_NUCTHW)
         return self.head(features, x_NUCTHW.shape[1], x_NUCTHW.shape[3])
 

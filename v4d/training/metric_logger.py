@@ -23,11 +23,15 @@ class RunInfo:
     title: str
     """Model and stage, in front of every line."""
     settings: TrainingConfig
+    """The stage's training settings."""
     context: DistributedContext
+    """This process among the ranks."""
     train_videos: int
     """Number of training videos, over all ranks."""
     val_videos: int
+    """Number of validation videos, over all ranks."""
     classes: int
+    """Number of classes."""
     epoch_offset: int = 0
     """Epochs of the stages before: where this one's curves begin."""
     step_offset: int = 0

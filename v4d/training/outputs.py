@@ -28,8 +28,11 @@ class StageOutputs:
     """Writes and logs the outputs of one stage; for rank 0."""
 
     config: Config
+    """The whole config."""
     model: ModelConfig
+    """The trained model's part of it."""
     stage: StageConfig
+    """The stage."""
     identity: dict[str, Any]
     """What the weights are for: "architecture" (of `create_model`), "classes", "dataset" (fingerprint)."""
     dataset: dict[str, Any]
