@@ -2,6 +2,7 @@
 # make test   the same environment, then all tests
 # make lint   what CI checks besides
 # make schema workflow/schemas/config.schema.yaml anew from v4d/config
+# make docs   docs/config.md and docs/pipeline.svg anew from v4d/config and docs/pipeline.py
 # make lock   envs/requirements.lock and envs/v4d.yaml anew from pyproject.toml
 
 VENV ?= .venv
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint schema lock environment clean
+.PHONY: demo test lint schema docs lock environment clean
 
 demo: environment
 	$(BIN)/snakemake --cores all
@@ -30,13 +31,17 @@ lint: environment
 schema: environment
 	$(BIN)/python -m v4d.config.schema
 
+docs: environment
+	$(BIN)/python -m v4d.config.reference
+	$(BIN)/python docs/pipeline.py
+
 lock: environment
 	$(BIN)/python envs/lock.py
 
 environment: $(VENV)/.complete
 
 $(VENV)/.complete: envs/requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; see README, Installation" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; see docs/install.md" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) -m venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' envs/requirements.lock | cut -d' ' -f1))
 	$(BIN)/pip install -r envs/requirements.lock

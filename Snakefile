@@ -1,5 +1,5 @@
-# From videos to a trained and tested V4D. `snakemake --cores all` runs the demo; another config lies over
-# it: `snakemake --cores all --configfile config/kinetics400.yaml --resources gpu=8`.
+# From videos to a trained and tested V4D. `snakemake --cores all` runs the demo, config/config.yaml; another
+# config: `snakemake --cores all --configfile config/kinetics400.yaml --resources gpu=8`.
 
 
 include: "workflow/rules/common.smk"

@@ -47,7 +47,11 @@ class DatasetConfig(Block):
         None, "Videos a class to keep, for a trial run; null keeps all."
     )
     max_bad_share: Number = key(
-        0.25, "A part with a larger share of bad videos fails, and says which and why.", ge=0, le=1
+        0.25,
+        "A part with a larger share of bad videos fails, and says which and why.",
+        ge=0,
+        le=1,
+        changes="nothing",
     )
 
     @property

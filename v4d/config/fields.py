@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic.fields import FieldInfo
 
-Changes = Literal["results", "videos", "nothing"]
-"""What a key decides: results; which videos come through (a deadline), not what they look like; nothing."""
+Changes = Literal["results", "videos", "runs", "nothing"]
+"""What a key decides: results; which videos come through (a deadline), not what they look like; where runs
+are logged; nothing."""
 UNSET = object()
 Item = TypeVar("Item")
 

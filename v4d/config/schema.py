@@ -27,9 +27,11 @@ HEADER = """\
 def schema() -> dict[str, Any]:
     """The whole schema; blocks are under `$defs`."""
     registry.fill()
-    root = _of(RootKeys)
+    root = block_schema(RootKeys)
     properties = root["properties"]
-    properties["dataset"] = _of(dataset_class()) | {"description": properties["dataset"]["description"]}
+    properties["dataset"] = block_schema(dataset_class()) | {
+        "description": properties["dataset"]["description"]
+    }
     properties["dataset"]["properties"]["source"]["enum"] = list(registry.SOURCES)
     properties["tracking"]["properties"]["backend"]["enum"] = [*registry.BACKENDS, "none"]
     properties["models"]["propertyNames"] = {"pattern": properties["name"]["pattern"]}
@@ -46,7 +48,7 @@ def schema() -> dict[str, Any]:
         key.pop("default", None)  # the model's
     model["properties"]["stages"]["items"] = {"$ref": "#/$defs/stage"}
     properties["training"] = {"$ref": "#/$defs/training", "default": {}}
-    defs = {"training": _of(TrainingConfig), "model": model, "stage": stage}
+    defs = {"training": block_schema(TrainingConfig), "model": model, "stage": stage}
     return (
         {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "v4d config"}
         | root
@@ -63,13 +65,13 @@ def _with_architectures(block: type[Block]) -> dict[str, Any]:
     """A block with the keys of all architectures, which differ in their own keys."""
     found: dict[str, Any] = {}
     for entry in registry.MODELS.values():
-        one = _of(with_options(block, entry.Options))
+        one = block_schema(with_options(block, entry.Options))
         found = found | one | {"properties": found.get("properties", {}) | one["properties"]}
     found["properties"]["arch"]["enum"] = list(registry.MODELS)
     return found
 
 
-def _of(block: type[Block]) -> dict[str, Any]:
+def block_schema(block: type[Block]) -> dict[str, Any]:
     """A block's own schema with the blocks inside it in place, and without pydantic's titles."""
     whole = block.model_json_schema()
     return _plain(whole, whole.get("$defs", {}))
