@@ -32,7 +32,7 @@ schema: environment
 	$(BIN)/python -m v4d.config.schema
 
 docs: environment
-	$(BIN)/python -m v4d.config.reference
+	$(BIN)/python docs/config_reference.py
 	$(BIN)/python docs/pipeline.py
 
 lock: environment

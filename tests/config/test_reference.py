@@ -1,13 +1,17 @@
 """The reference of all keys in docs/config.md is derived from the blocks."""
 
+import runpy
 from collections.abc import Iterator
 
+from tests.support.project import ROOT
 from v4d.config import registry
 from v4d.config.fields import Block, block_of
 from v4d.config.load import dataset_class
 from v4d.config.models import ModelKeys, StageConfig
-from v4d.config.reference import FILE, text
 from v4d.config.root import RootKeys
+
+SCRIPT = runpy.run_path(str(ROOT / "docs/config_reference.py"))
+FILE, text = SCRIPT["FILE"], SCRIPT["text"]
 
 
 def keys(block: type[Block]) -> Iterator[str]:

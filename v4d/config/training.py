@@ -164,9 +164,9 @@ class TestingConfig(Block):
 class TrackingConfig(Block):
     """`tracking`: where metrics and artifacts go."""
 
-    backend: str = key("mlflow", "mlflow, or none.")
-    uri: str = key("sqlite:///mlflow.db", "MLflow's tracking address.")
-    experiment: str | None = key(None, "MLflow experiment; null for v4d/<name>.")
+    backend: str = key("mlflow", "mlflow, or none.", changes="runs")
+    uri: str = key("sqlite:///mlflow.db", "MLflow's tracking address.", changes="runs")
+    experiment: str | None = key(None, "MLflow experiment; null for v4d/<name>.", changes="runs")
     log_model: bool = key(
         True,
         "Log final weights in MLflow's own model format too, so that mlflow.pytorch.load_model opens them.",

@@ -1,4 +1,4 @@
-"""The reference of all keys, docs/config.md: `python -m v4d.config.reference` derives it from the blocks.
+"""The reference of all keys, docs/config.md: `python docs/config_reference.py` derives it from the blocks.
 
 It lists the built-in sources and architectures.
 """
@@ -27,7 +27,7 @@ from v4d.config.training import (
     TrainingConfig,
 )
 
-FILE = Path(__file__).parents[2] / "docs/config.md"
+FILE = Path(__file__).with_name("config.md")
 HEADER = """\
 <!-- Derived from v4d/config by `make docs`; do not edit. -->
 # Config reference
