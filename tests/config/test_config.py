@@ -131,6 +131,16 @@ def test_a_file_that_is_no_config(tmp_path, content):
         config.load(path)
 
 
+@pytest.mark.parametrize("text", ["1e-5", "2e300", "5"])
+def test_a_number_that_is_text_to_yaml(text):
+    """What the message advises is a number to YAML."""
+    document = {"training": {"optimizer": {"lr": text}}}
+    with pytest.raises(V4DError, match=rf"'{text}'.*write \S+\)") as caught:
+        config.resolve(config.merge(DEMO, document))
+    advice = str(caught.value).rpartition("write ")[2].rstrip(")")
+    assert yaml.safe_load(advice) == float(text)
+
+
 def test_a_missing_file():
     with pytest.raises(V4DError, match=r"no such config file: nowhere\.yaml"):
         config.load("nowhere.yaml")

@@ -104,7 +104,7 @@ def test_it_is_trained_and_tested_by_every_combination(plugin):
     np.testing.assert_allclose(ours.probabilities, table.loc[video.stem, "probabilities"], atol=1e-6)
     assert ours.evidence.alone
 
-    run("export", weights, "--out", "toy.pt2", "--size", 32, cwd=Path.cwd())
+    run("export", weights, "--out", "toy.pt2", "--size", 32, "--config", "config.yaml", cwd=Path.cwd())
     (theirs,) = Predictor.load("toy.pt2", plugin).predict([video])
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
     exported, _ = read_exported(Path("toy.pt2"))

@@ -1,20 +1,58 @@
 """The commands of a network by itself: shapes and costs, export, and the authors' released weights."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from typing import Any, get_args, get_origin
 
-from v4d.cli.command import argument, command
+from v4d.cli.command import argument, command, config_argument, load_config
 from v4d.errors import V4DError
+
+
+def _option_fields() -> dict[str, Any]:
+    """The keys that architectures have of their own, as pydantic describes them."""
+    from v4d.config import registry
+
+    registry.fill()
+    return {
+        name: info for entry in registry.MODELS.values() for name, info in entry.Options.model_fields.items()
+    }
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    """`--KEY` for each key of an architecture; on the command line a mapping is `a=1,2 b=3`, a list `1x2`."""
+    forms = {dict: {"nargs": "*", "metavar": "NAME=N,N"}, tuple: {"metavar": "NxN"}, None: {}}
+    for name, info in _option_fields().items():
+        form: dict[str, Any] = forms[_kind(info.annotation)]
+        parser.add_argument(f"--{name}", help=info.description, **form)
+
+
+def _options(args: Namespace) -> dict[str, Any]:
+    """The keys that were given, as `create_model` takes them."""
+    import yaml
+
+    chosen = {}
+    for name, info in _option_fields().items():
+        given, kind = getattr(args, name), _kind(info.annotation)
+        if given is not None and kind is None:
+            chosen[name] = yaml.safe_load(given)
+        elif given is not None:
+            option = f"--{name}"
+            chosen[name] = _places(given, option) if kind is dict else _numbers(given, "x", option)
+    return chosen
+
+
+def _kind(annotation: Any) -> Any:
+    """dict or tuple for a key that is one (or null), else None."""
+    kinds = [get_origin(part) for part in (annotation, *get_args(annotation))]
+    return next((kind for kind in kinds if kind in (dict, tuple)), None)
 
 
 @command(
     argument("arch", help="v4d_resnet50, i3ds_resnet18, ... (a wrong name lists all)"),
-    argument("--preset", default="released", help="paper or released (default)"),
     argument("--units", type=int, default=4, help="units of a video (default: 4)"),
     argument("--frames", type=int, default=4, help="frames of a unit (default: 4)"),
     argument("--size", type=int, default=224, help="height and width of a frame (default: 224)"),
     argument("--classes", type=int, default=400, help="number of classes (default: 400)"),
-    argument("--blocks", nargs="*", metavar="STAGE=N,N", help="places of 4D blocks, as res3=2,4 res4=2,4,6"),
-    argument("--kernel", default="3x3x1x1", help="of the 4D blocks, over U, T, H, W"),
+    _add_options,
 )
 def describe(args: Namespace) -> None:
     """Show an architecture: stages with the shape behind them, parameters and multiply-adds (GMAC).
@@ -32,13 +70,7 @@ def describe(args: Namespace) -> None:
         raise V4DError(f"--size must be at least 1, not {args.size}")
     with torch.device("meta"):  # counting weights needs no memory for them
         model = create_model(
-            args.arch,
-            num_classes=args.classes,
-            units=args.units,
-            frames=args.frames,
-            preset=args.preset,
-            blocks=None if args.blocks is None else _places(args.blocks),
-            kernel=_numbers(args.kernel, "x", "--kernel"),
+            args.arch, num_classes=args.classes, units=args.units, frames=args.frames, **_options(args)
         )
     print(cost_table(model, height=args.size, width=args.size))
 
@@ -47,6 +79,7 @@ def describe(args: Namespace) -> None:
     argument("checkpoint", help="final.pt of a training, or a model of `v4d import-released`"),
     argument("--out", required=True, help="file to write: NAME.pt2 or NAME.onnx"),
     argument("--size", type=int, default=256, help="height and width of a frame (default: 256)"),
+    config_argument("config that names the plugin of the network, if it is one's"),
 )
 def export(args: Namespace) -> None:
     """Export a checkpoint as a program that runs without this package.
@@ -61,6 +94,8 @@ def export(args: Namespace) -> None:
 
     if args.size < 32:
         raise V4DError(f"--size must be at least 32, not {args.size}")
+    if args.config:
+        load_config(args)
     saved = load_model(args.checkpoint)
     description = {"classes": saved.classes, "architecture": saved.architecture, "info": saved.info}
     difference = export(saved.model, args.out, height=args.size, width=args.size, description=description)
@@ -96,14 +131,14 @@ def import_released(args: Namespace) -> None:
     print(f"{args.out}: {arch}, {len(ours.classes)} classes, {parameters:,} parameters")
 
 
-def _places(texts: list[str]) -> dict[str, list[int]]:
+def _places(texts: list[str], option: str) -> dict[str, list[int]]:
     """`["res3=2,4"]` -> `{"res3": [2, 4]}`."""
     places: dict[str, list[int]] = {}
     for text in texts:
         stage, _, positions = text.partition("=")
         if not positions:
-            raise V4DError(f"--blocks: {text!r} is not like res3=2,4")
-        places.setdefault(stage, []).extend(_numbers(positions, ",", "--blocks"))
+            raise V4DError(f"{option}: {text!r} is not like res3=2,4")
+        places.setdefault(stage, []).extend(_numbers(positions, ",", option))
     return places
 
 

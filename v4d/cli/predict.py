@@ -96,9 +96,9 @@ def explain(args: Namespace) -> None:
     seen = predictor.explain(Path(args.video), classes.index(args.label) if args.label else None)
     title = seen.as_text(classes)
     if args.out.suffix.lower() in maps.PICTURES:
-        save(args.out, maps.contact_sheet(seen.frames, seen.maps, title, seen.seconds))
+        save(args.out, maps.contact_sheet(seen.frames, seen.maps.contributions, title, seen.seconds))
     else:
-        maps.write_video(args.out, seen.frames, seen.maps, title, seen.rate)
+        maps.write_video(args.out, seen.frames, seen.maps.contributions, title, seen.rate)
     print(f"{title}: {', '.join(f'{share:+.2f}' for share in seen.maps.units.tolist())}; {args.out}")
 
 

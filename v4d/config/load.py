@@ -295,7 +295,8 @@ def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str)
     if found[0]["type"] == "string_pattern_mismatch":
         message = f"should match {found[0]['ctx']['pattern']}"
     if isinstance(value, str) and found[0]["type"] == "float_type" and _is_number(value):
-        message += f" (YAML reads {value} as text: write {float(value)!r})"
+        number = yaml.safe_dump(float(value)).split()[0]  # Python's 1e-05 is text as well
+        message += f" (YAML reads {value} as text: write {number})"
     return f"{name}: {value!r} {message[0].lower()}{message[1:]}"
 
 

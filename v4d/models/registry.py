@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from v4d.config import validate
 from v4d.config.fields import List, Number, key
 from v4d.config.models import ArchOptions
-from v4d.config.registry import MODELS
+from v4d.config.registry import MODELS, fill
 from v4d.errors import V4DError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def create_model(arch: str, *, num_classes: int, units: int, frames: int, **opti
     Raises:
         V4DError: an unknown name, or a value that the architecture does not take.
     """
+    if arch not in MODELS:
+        fill()  # of a plugin that is installed
     if arch not in MODELS:
         raise V4DError(f"unknown arch {arch!r}; choose from {', '.join(MODELS)}")
     entry: Architecture = MODELS[arch]
