@@ -24,7 +24,7 @@ def annotations(args: Namespace) -> None:
         print(f"{split}: {count} videos annotated")
 
 
-@command(CONFIG, SPLIT, argument("--part", required=True, help="part, e.g. part_0; youtube, replacements"))
+@command(CONFIG, SPLIT, PART)
 def download(args: Namespace) -> None:
     """Bring one archive of videos: data/<dataset>/archives/<split>/<part>.tar.gz.
 
@@ -68,6 +68,7 @@ def manifest(args: Namespace) -> None:
 
     Example: v4d manifest --config config/config.yaml
     """
+    from v4d.datasets import open_source
     from v4d.preprocessing.manifest import counts_table, write_manifest
 
     config = load_config(args)
@@ -75,8 +76,9 @@ def manifest(args: Namespace) -> None:
     table = counts_table(config)
     print(f"data set {info['name']}, fingerprint {info['fingerprint'][:16]}, {info['classes']} classes")
     print(table.astype(object).where(table.notna(), "-").to_string())
-    if any(name.endswith(" published") for name in table.index):
-        print("published: the released CSVs, the public archives; under ok the V4D authors' own copy")
+    published = open_source(config.dataset).published()
+    if published and published.counts is not None:
+        print(f"published: {published.origin}")
 
 
 @command(

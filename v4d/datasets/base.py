@@ -3,9 +3,11 @@
 Other rooms ask here and know no data set by name. A set of one's own is a subclass in a module that the
 config's `plugins` names; `tests/datasets/test_plugin.py` has one of files and one of archives:
 
+    class FlatOptions(SourceOptions):                        # dataset.flat
+        path: str = key("flat", "The folder.")
+
     class Flat(DataSource):
-        class Options(SourceOptions):
-            path: str = key("flat", "The folder.")           # dataset.flat.path
+        Options = FlatOptions
 
         def annotations(self) -> Annotations:
             return Annotations.listed(self.dataset, {"train": [("some_id", "some label", "flat/a.mp4")]})
@@ -109,6 +111,8 @@ class Published:
     """The split that their results are about."""
     counts: "pandas.DataFrame | None" = None
     """A row a split with `annotated`, `in_archives`, `authors_copy` (videos; NA where nobody says)."""
+    origin: str = ""
+    """Where the counts come from."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,10 @@ class DataSource(ABC):
         return self._counts[split]
 
     def parts(self, split: str) -> list[str]:
-        """The parts of a split, known before anything has run: the workflow's jobs are made of them."""
+        """The parts of a split, known before anything has run: the workflow's jobs are made of them.
+
+        Their names have letters, digits, `_` and `-`.
+        """
         return [f"part_{n}" for n in range(max(1, -(-self.count(split) // self.dataset.part_size)))]
 
     def state(self) -> str:
@@ -271,7 +278,7 @@ class DataSource(ABC):
 
     def archive_cost(self, videos: int) -> StageCost:
         """What it costs to bring the archives of so many videos."""
-        return StageCost(basis="none are needed")
+        return StageCost(basis="nobody says" if self.archived else "none are needed")
 
     def requirements(self) -> Iterator[Requirement]:
         """What this machine needs for the source, met or not, for `v4d doctor`."""
@@ -321,7 +328,7 @@ def file_videos(rows: "pandas.DataFrame") -> Iterator[SourceVideo]:
 def archive_videos(
     archive: Path,
     expected: "pandas.DataFrame",
-    replacement: Callable[[str], bytes | None] = lambda video_id: None,
+    replacement: Callable[[str], bytes | None] | None = None,
 ) -> Iterator[SourceVideo]:
     """The annotated videos of an archive, each once, streamed.
 
@@ -347,7 +354,7 @@ def archive_videos(
     try:
         for member in read_members(archive, wanted):
             seen.add(member.video_id)  # the same name twice: the first one counts
-            better = replacement(member.video_id)
+            better = replacement(member.video_id) if replacement else None
             if better is not None:
                 yield SourceVideo(member.video_id, better, replaced=True)
             elif member.refused:

@@ -32,6 +32,7 @@ ARCHIVES_AT_ONCE = 54
 has fewer: clips are made before more is fetched (the priorities in workflow/rules)."""
 ARCHIVE_CPU = 5.0
 """CPU seconds a GB of an archive: sha256, MD5 and gunzip are 3, the rest is TLS."""
+COUNTS_ORIGIN = "the released CSVs, the public archives; under ok the V4D authors' own copy"
 URL = r"^(https?|file)://"
 
 
@@ -254,7 +255,8 @@ class Kinetics(DataSource):
         if self.dataset.limit is not None:
             return None
         taken, complete = self.options.edition, self.options.whole.classes == self.options.class_count
-        return Published(taken.title, taken.classes, counts=self._published_counts() if complete else None)
+        counts = self._published_counts() if complete else None
+        return Published(taken.title, taken.classes, counts=counts, origin=COUNTS_ORIGIN)
 
     def expected_videos(self) -> int:
         """By the published counts."""

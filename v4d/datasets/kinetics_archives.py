@@ -103,10 +103,7 @@ def archived_videos(
     """
     archive = dataset.paths.archive(split, part)
     replaced = None if dataset.options.given_up(split, part) else replacements_path(dataset, split)
-    if replaced is None:
-        yield from archive_videos(archive, expected)
-    else:
-        yield from archive_videos(archive, expected, Replacements(replaced).get)
+    return archive_videos(archive, expected, Replacements(replaced).get if replaced else None)
 
 
 def _nothing(path: Path, name: str) -> Path:
@@ -166,8 +163,8 @@ def _check_list(dataset: DatasetConfig, split: str) -> None:
     parts = dataset.options.archive_names(split)
     expected = {f"{part}.tar.gz" for part in parts}
     missed = {f"{part}.tar.gz" for part in parts if not dataset.options.given_up(split, part)}
-    gone = _in_order(missed - listed)
-    new = [] if dataset.limit is not None else _in_order(listed - expected)
+    unknown = set() if dataset.limit is not None else listed - expected
+    gone, new = (sorted(names, key=lambda name: (len(name), name)) for names in (missed - listed, unknown))
     if gone or new:
         changes = [f"{len(gone)} are not there any more ({some_of(gone)})"] if gone else []
         changes += [f"{len(new)} are new ({some_of(new)})"] if new else []
@@ -176,7 +173,3 @@ def _check_list(dataset: DatasetConfig, split: str) -> None:
             f"dataset.kinetics.parts.{split} is {len(expected)}: {' and '.join(changes)}"
             + ("; dataset.kinetics.give_up does without some" if gone else "")
         )
-
-
-def _in_order(names: set[str]) -> list[str]:
-    return sorted(names, key=lambda name: (len(name), name))
