@@ -194,12 +194,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _decode_all(jpegs: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    # Imported here for no worker needs it. Deprecated since torchvision 0.29, in favour of torchcodec.
+    # Imported here: workers do not need it. Deprecated since torchvision 0.29, in favour of torchcodec.
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if device.type == "cuda":
-        # torchvision decodes on its own stream into memory of the current one, for which it does not wait:
-        # what it is given may be memory that frames of the batch before are still being cropped from.
+        # torchvision decodes on its own stream and does not wait for the current one: the memory that it gets
+        # may still be read by the crops of the previous batch.
         torch.cuda.current_stream(device).synchronize()
     return decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else []
 

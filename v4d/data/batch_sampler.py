@@ -81,7 +81,7 @@ class TrainPlan:
     def _batch(self, epoch: int, order: np.ndarray, step: int, steps: int) -> list[Pick]:
         first, last = (len(order) * s // steps for s in (step, step + 1))
         videos, rest = divmod(last - first, self.share.world_size)
-        turn = (self.share.rank - first) % self.share.world_size  # the odd ones go round over the epoch
+        turn = (self.share.rank - first) % self.share.world_size  # spreads the remainders over the ranks
         low = first + turn * videos + min(turn, rest)
         high = low + videos + (turn < rest)
         if low == high:

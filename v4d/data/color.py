@@ -73,7 +73,7 @@ def apply(frames_FHWC: torch.Tensor, steps: tuple[Operation, ...]) -> torch.Tens
 
 
 def _apply_step(frames: torch.Tensor, step: Operation) -> torch.Tensor:
-    from torchvision.transforms.v2 import functional as tv  # half a second: only where it is used
+    from torchvision.transforms.v2 import functional as tv  # imported here: it takes half a second
 
     height, width = frames.shape[-2:]
     amount = step.amount

@@ -55,7 +55,7 @@ class VideoTable:
 
     def __init__(self, videos: Sequence[VideoRecord]):
         shards, self.shard = np.unique([v.shard for v in videos], return_inverse=True)
-        # Absolute, for workers start in a folder of their own.
+        # Absolute, because workers start in another working directory.
         self.shards = [str(Path(shard).absolute()) for shard in shards]
         self.class_index = np.array([v.class_index for v in videos], dtype=np.int64)
         self.num_frames = np.array([v.num_frames for v in videos], dtype=np.int32)
@@ -166,7 +166,7 @@ class _Samples(Dataset[Any]):
         shape = (len(views), crops, self.clip.units, self.clip.frames, size, size, 3)
         if torch.utils.data.get_worker_info():
             return shared_bytes(shape)
-        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages, torch does not
+        return torch.from_numpy(np.empty(shape, dtype=np.uint8))  # numpy asks for huge pages
 
     def _fill(
         self, out: torch.Tensor, record: VideoRecord, indices: np.ndarray, views: list[Augmentation]

@@ -71,5 +71,5 @@ def read_table(path: Path) -> pandas.DataFrame:
         raise V4DError(f"no such file: {path}; an earlier stage has not run")
     try:
         return pandas.read_parquet(path)
-    except (OSError, ValueError) as error:  # Arrow's own errors are of these two kinds
+    except (OSError, ValueError) as error:  # Arrow's errors are subclasses of these
         raise V4DError(f"cannot read {path}: {error}; delete it, and Snakemake makes it anew") from error

@@ -132,7 +132,7 @@ class Loader:
             # imports once, and then forks a worker in milliseconds.
             multiprocessing_context=fork_server(__name__) if workers else None,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the global one is the training's, and stays as it is
+            generator=torch.Generator(),  # DataLoader would draw from the global one
         )
 
     def __len__(self) -> int:

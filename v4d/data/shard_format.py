@@ -166,7 +166,7 @@ def check_seal(path: Path, *, whole: bool = False) -> None:
         V4DError: no such file, empty, truncated or unfinished, of another version, or damaged.
     """
     try:
-        with path.open("rb") as file:  # once: under its name another shard may appear meanwhile
+        with path.open("rb") as file:  # opened once: the shard may be replaced meanwhile
             _check_seal(path, file, whole)
     except OSError as error:
         raise V4DError(f"cannot open shard {path}: {error.strerror}") from error

@@ -34,7 +34,7 @@ class ShardWriter:
         self._videos: dict[str, Video] = {}
         self._checksums: list[bytes] = []
         self._frames = self._bytes = 0
-        self._lock = _take(self.temporary, self.path)
+        self._lock = _lock_temporary(self.temporary, self.path)
         try:
             self._env = self._open()
             self._put([(fmt.HEADER_KEY, fmt.pack_header(header))])
@@ -91,7 +91,7 @@ class ShardWriter:
 
     def _open(self) -> lmdb.Environment:
         try:
-            # Nothing of the temporary file is kept after a crash, so it need not be synced at each commit.
+            # No sync at each commit: a temporary file is discarded after a crash.
             return lmdb.open(
                 str(self.temporary), subdir=False, lock=False, sync=False, map_size=_FIRST_MAP_BYTES
             )
@@ -118,7 +118,7 @@ class ShardWriter:
             try:
                 with self._env.begin(write=True) as transaction:
                     for key, value in records:
-                        # An out-of-order append is refused by False, not by an exception.
+                        # `put` returns False for a key that is out of order.
                         if not transaction.put(key, value, append=True, overwrite=False):
                             raise RuntimeError(f"{self.path}: key {key!r} is out of order")
                 return
@@ -132,14 +132,14 @@ class ShardWriter:
         if hasattr(self, "_env"):
             self._env.close()
         if self._lock >= 0:
-            # While the lock is held the name is ours, unless it was renamed to the target already.
+            # The lock protects the name, unless the file was already renamed to the target.
             if _same_file(self._lock, self.temporary):
                 self.temporary.unlink()
             os.close(self._lock)
             self._lock = -1
 
 
-def _take(temporary: Path, target: Path) -> int:
+def _lock_temporary(temporary: Path, target: Path) -> int:
     """Create the temporary file, locked and empty; what a killed writer left there is cleared.
 
     The lock is on the file itself.
@@ -151,7 +151,7 @@ def _take(temporary: Path, target: Path) -> int:
             if not lock(descriptor, wait=False):
                 os.close(descriptor)
                 raise V4DError(f"another process is writing {target}")
-            if _same_file(descriptor, temporary):  # else its writer finished in between: try anew
+            if _same_file(descriptor, temporary):  # else another writer renamed it in between: try again
                 os.ftruncate(descriptor, 0)
                 return descriptor
             os.close(descriptor)

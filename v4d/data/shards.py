@@ -298,7 +298,7 @@ def _shared_map(path: Path) -> _Map:
             shard = _maps.get(key)
             if shard is None:
                 shard = _Map(path)
-                if _identity(path) != key:  # it was written anew meanwhile: which of the two is this?
+                if _identity(path) != key:  # the file was replaced while it was opened
                     continue
                 _maps[key] = shard
             return shard

@@ -171,7 +171,7 @@ def apply(
         out_FHWC = frames_FHWC.new_empty((len(frames_FHWC), size, size, 3))
     frames = frames_FHWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if augmentation.flip:
-        frames = frames.flip(2)  # ahead of the resize, which needs the crop copied together in any case
+        frames = frames.flip(2)  # before the resize, which copies the crop anyway
     if (box.height, box.width) == (size, size):
         out_FHWC.copy_(frames)
     else:

@@ -143,9 +143,9 @@ class _Plan:
         """Whether the features around a 4D block, or the combinations, are too many."""
         counts, reach = [], 0  # of features in front of each block, by position
         for block in self.blocks:
-            counts.append([math.prod(_take(sizes, _window(p, reach, sizes))) for p in range(len(sizes))])
+            counts.append([math.prod(_slice(sizes, _window(p, reach, sizes))) for p in range(len(sizes))])
             reach += block.reach
-        held = 0  # none where no block mixes units
+        held = 0  # stays 0 where no block mixes units
         for block, before, behind in zip(self.blocks, counts, [*counts[1:], []], strict=False):
             near = [_window(position, block.reach, sizes) for position in range(len(sizes))]
             taps = max(sum(before[other] * len(near[other]) for other in window) for window in near)
@@ -168,9 +168,9 @@ class _Plan:
             terms.insert(0, (before[position].axes, before[position].rows))
             parts = (
                 [self._piece(number, _merged(block, terms, axes, choices, sizes))]
-                for choices in self._choices(_take(sizes, axes))
+                for choices in self._choices(_slice(sizes, axes))
             )
-            result.append(_Features(axes, *_gathered(parts, math.prod(_take(sizes, axes)))))
+            result.append(_Features(axes, *_gathered(parts, math.prod(_slice(sizes, axes)))))
         return result
 
     def _piece(self, number: int, x: Tensor) -> Tensor:
@@ -203,14 +203,14 @@ def _window(position: int, reach: int, sizes: list[int]) -> range:
     return range(max(0, position - reach), min(len(sizes), position + reach + 1))
 
 
-def _take(sizes: list[int], axes: range) -> list[int]:
+def _slice(sizes: list[int], axes: range) -> list[int]:
     return sizes[axes.start : axes.stop]
 
 
 def _rows_of(own: range, axes: range, choices: tuple[np.ndarray, ...], sizes: list[int]) -> Tensor:
     """Which rows of features with the axes `own` belong to choices given on `axes`, which contain them."""
     mine = choices[own.start - axes.start : own.stop - axes.start]
-    return torch.from_numpy(np.ravel_multi_index(mine, _take(sizes, own)))
+    return torch.from_numpy(np.ravel_multi_index(mine, _slice(sizes, own)))
 
 
 def _merged(

@@ -162,14 +162,14 @@ class TestRun:
         """What the predictions depend on: equal plans give equal pieces."""
         block = self.config.testing
         testing = configuration.settings(configuration.plain(block), TestingConfig)
-        del testing["precision"]  # `bf16` stands for it
-        testing["batch_size"] = block.batch_size  # the pieces are whole batches
+        del testing["precision"]  # `bf16` below replaces it
+        testing["batch_size"] = block.batch_size  # it decides the size of a piece
         return {
             "format": FORMAT,
             "checkpoint_sha256": file_sha256(self.finished.path),
             "dataset_fingerprint": index.dataset_info(self.config)["fingerprint"],
             "videos_sha": configuration.sha([(v.video_id, v.class_index, v.num_frames) for v in self.videos]),
-            "units": self.finished.units,  # of a released checkpoint, the config's
+            "units": self.finished.units,  # a released checkpoint has the config's
             "frame_stride": self.finished.frame_stride,
             "bf16": self.bf16,
             "device": self.device.type,

@@ -177,7 +177,7 @@ class Predictor:
                 frames = self.show(source)
                 scores = self.scores(frames)
                 seen = self.evidence(frames, source) if evidence else None
-            except V4DError as error:  # a crop that does not fit this video's frames
+            except V4DError as error:  # e.g. the crop is larger than this video's frames
                 yield Prediction(source.path, str(error))
                 continue
             yield Prediction(source.path, "", scores, source.num_frames, source.fps, seen)

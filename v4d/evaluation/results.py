@@ -43,7 +43,7 @@ def summarise(folder: Path, classes: list[str], facts: dict[str, Any], *, seed: 
     matrix = metrics.confusion_matrix(normal, len(classes))
     error, reliability = metrics.calibration(normal)
     confusion = pd.DataFrame(matrix, columns=classes)
-    confusion.insert(0, "label", classes, allow_duplicates=True)  # a class may be called "label" as well
+    confusion.insert(0, "label", classes, allow_duplicates=True)  # a class may have the name "label"
     tables = {
         "per_class": metrics.per_class(normal, classes),
         "confused": metrics.confused_pairs(matrix, classes),
@@ -83,7 +83,7 @@ def draw(folder: Path, result: dict[str, Any], tables: dict[str, pd.DataFrame]) 
     save(folder / "reliability.png", plots.reliability(tables["reliability"], result["calibration_error"]))
     save(folder / "temporal_order.png", plots.temporal_order({"": result}))
     by_units = folder / "by_units.png"
-    by_units.unlink(missing_ok=True)  # of an earlier test with more units
+    by_units.unlink(missing_ok=True)  # an earlier test may have had more units
     if len(result["by_units"]) > 1:
         save(by_units, plots.by_units({"": result}))
 
@@ -162,7 +162,7 @@ def log(tracker: Tracker, run: TestRun, result: dict[str, Any]) -> None:
             numbers[f"test/top1_{order}"] = accuracies["top1"]
     epochs = sum(stage.training.epochs for stage in run.model.stages) if not run.model.checkpoint else 0
     tracker.log_metrics(numbers, step=epochs)
-    # Not as `log_table` does it: MLflow would add the rows to those of an earlier test.
+    # Not by `log_table`: MLflow would append the rows to those of an earlier test.
     write_text(run.folder / TABLE, _rows_to_show(run).to_json(orient="split", index=False))
     tracker.set_tags({"mlflow.loggedArtifacts": json.dumps([{"path": f"test/{TABLE}", "type": "table"}])})
     for path in sorted(run.folder.iterdir()):

@@ -85,7 +85,7 @@ def locked_test_folder(run: TestRun, context: DistributedContext) -> Iterator[No
     with ExitStack() as stack:
         problem = ""
         if context.is_main:
-            try:  # an orphan of a killed workflow may still be at it
+            try:  # a process of a killed workflow may still hold the folder
                 stack.enter_context(exclusive(run.predictions))
                 run.begin()
             except V4DError as error:
@@ -109,7 +109,7 @@ def finish(run: TestRun, context: DistributedContext) -> None:
     count = merge(run.piece_files, run.predictions)
     if count != len(run.videos):
         raise V4DError(f"{run.predictions}: {count} videos scored, the manifest has {len(run.videos)}")
-    state_file = run.config.paths.run_state(run.model.name)  # of the run that training opened, if any did
+    state_file = run.config.paths.run_state(run.model.name)  # names the run of the training, if there is one
     with open_tracker(run.config, run.model.name, state_file=state_file, stage="test") as tracker:
         facts = model_facts(run) | run_facts(clocks, context) | {"mlflow_run_id": tracker.run_id}
         result = summarise(run.folder, run.classes, facts, seed=run.config.seed)

@@ -68,7 +68,7 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
             videos += found
         elif path.is_file():
             videos.append(path)
-        else:  # a pipe could be waited for without end, and cannot be read twice
+        else:  # reading a pipe may block for ever, and works only once
             raise V4DError(f"{path} is no regular file" if path.exists() else f"no such file: {path}")
     return videos
 
@@ -125,7 +125,7 @@ def make_clip(path: Path, settings: ClipsConfig) -> Clip:
         coding = ["-map", "0:V:0", "-c:v", "ffv1", "-fps_mode", "passthrough", "-f", "matroska"]
         command = [ffmpeg_binary(), *options, *source, *coding, "-y", f"/dev/fd/{output}"]
         finished = run_with_deadline(command, timeout=settings.timeout, pass_fds=[output])
-        if finished.code != 0:  # what the clips stage said of it, or that it is nothing either could read
+        if finished.code != 0:  # keep the clips stage's reason unless neither can read the container
             unknown = UNKNOWN_CONTAINER in clip.reason and UNKNOWN_CONTAINER in " ".join(finished.complaints)
             reason = "no video, or in a container that is not read here (playlists never are)"
             return dataclasses.replace(clip, reason=reason) if unknown else clip

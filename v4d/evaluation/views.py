@@ -131,7 +131,7 @@ def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Ten
     result = torch.empty_like(x)
     for number, video_id in enumerate(video_ids):
         grid = order_positions(order, units, frames, seed=seed, video_id=video_id)
-        # A unit's frames stay together, so the order of units and the order inside them say it all.
+        # All orders keep a unit's frames together: an order of units and one of frames describe them.
         unit_order = torch.as_tensor(grid[:, 0] // frames)
         frame_order = torch.as_tensor(np.ascontiguousarray(grid[0] % frames))
         result[number] = x[number][unit_order][:, :, frame_order]

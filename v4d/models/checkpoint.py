@@ -157,7 +157,7 @@ def write_weights(path: str | Path, document: Any) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(document, file)
-        except RuntimeError as error:  # torch's zip writer, when a write has failed: it does not say why
+        except RuntimeError as error:  # torch's zip writer hides the OSError of a failed write
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -180,7 +180,7 @@ def read_weights(path: str | Path) -> Any:
         raise
     except zipfile.BadZipFile as error:
         raise V4DError(f"{path} is damaged or cut off: {error}") from error
-    except Exception as error:  # torch raises whatever its zip and pickle readers raise
+    except Exception as error:  # torch.load passes on all errors of its zip and pickle readers
         names = re.search(r"GLOBAL:? ([\w.]+)", str(error))
         if names:
             raise V4DError(f"{path} is refused: loading {names[1]} in it could run code") from error

@@ -68,7 +68,7 @@ def conv3d(x_NCDHW: Tensor, weight: Tensor, stride: int, padding: tuple[int, ...
         return conv3d_by_planes(x_NCDHW, weight, stride, padding)
     if not x_NCDHW.is_cuda:
         # oneDNN, 3x3x3 at 512 channels: channels last takes 1.2 (7x7) to 1.6 times (4x4) as long, forward and
-        # backward, since it brings the weight into an order of its own at every call; two copies cost 2 %.
+        # backward, because oneDNN reorders the weight at every call; the two copies cost 2 %.
         x_NCDHW = x_NCDHW.contiguous()
     return F.conv3d(x_NCDHW, weight, None, (1, stride, stride), padding)
 
@@ -77,7 +77,7 @@ def _conv3d_is_right(x: Tensor) -> bool:
     """oneDNN 3.12 gives undefined weight gradients for bf16 3x3x3 kernels on 2 frames (see `ConvBackend`)."""
     if x.is_cuda:
         return ConvBackend.conv3d
-    if x.device.type != "cpu":  # "meta", where costs are counted
+    if x.device.type != "cpu":  # "meta": costs are counted there
         return True
     return x.dtype.itemsize >= 4 and not torch.is_autocast_enabled(x.device.type)
 
@@ -101,7 +101,7 @@ def shift_and_add(
     other dimensions and keeps the `b - a` entries of D apart. What meets only padding is not computed.
     """
     taps = weight.shape[2]
-    if padding > taps // 2:  # then no tap meets all of the result; nothing here needs it to be fast
+    if padding > taps // 2:  # no tap covers the whole result then; no layer here uses this
         x, padding = F.pad(x, (0, 0) * (x.dim() - 3) + (padding, padding)), 0
     size = x.shape[2]
     out_size = size + 2 * padding - taps + 1

@@ -52,7 +52,7 @@ def export(
     x = torch.randn(3, model.units, model.input.channels, model.frames, height, width)
     description = description | {"input": {"mean": model.input.mean, "std": model.input.std}}
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters' remarks on their own insides
+        warnings.simplefilter("ignore")  # the exporters warn of details of their own code
         run = writers[path.suffix](model, x[:2], temporary, description)
         if run is None:
             return None
@@ -70,7 +70,7 @@ def _difference(model: VideoModel, run: Program, x: Tensor) -> float:
 
 def _write_pt2(model: VideoModel, x: Tensor, path: Path, description: dict[str, Any]) -> Program:
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("videos")},))
-    content = io.BytesIO()  # written by Python, which can say why a file cannot be
+    content = io.BytesIO()  # Python writes the file, for a clear OSError if it cannot
     torch.export.save(program, content, extra_files={DESCRIPTION: json.dumps(description)})
     path.write_bytes(content.getbuffer())
     return torch.export.load(path).module()
@@ -82,7 +82,7 @@ def _write_onnx(model: VideoModel, x: Tensor, path: Path, description: dict[str,
     program = torch.onnx.export(
         model, (x,), dynamo=True, dynamic_shapes=({0: torch.export.Dim("videos")},), verbose=False
     )
-    assert program is not None  # dynamo gives one
+    assert program is not None  # dynamo=True returns a program
     program.model.metadata_props.update({key: json.dumps(value) for key, value in description.items()})
     program.save(path)
     if importlib.util.find_spec("onnxruntime") is None:
@@ -140,10 +140,10 @@ def read_exported(path: Path) -> tuple[ExportedModel, Mapping[str, Any]]:
     extra = {DESCRIPTION: ""}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on how tensors were packed
+            warnings.simplefilter("ignore")  # torch warns of how tensors were packed
             program = torch.export.load(path, extra_files=extra)
         description = json.loads(extra[DESCRIPTION] or "{}")
         return ExportedModel(program, description), description
-    except Exception as error:  # torch raises whatever its readers raise
+    except Exception as error:  # torch.export.load passes on all errors of its readers
         why = str(error).strip().split("\n")[0]
         raise V4DError(f"{path} is no exported network of ours: {why}") from error

@@ -55,12 +55,12 @@ def _download(model: VideoModel) -> Mapping[str, Tensor]:
     depth = RESNETS[model.spec["arch"]].backbone
     if depth not in ("resnet18", "resnet50"):
         raise V4DError(f"there are no ImageNet weights for {model.spec['arch']}; train it from scratch")
-    import torchvision  # a second that only those who want these weights should wait
+    import torchvision  # imported here: it takes a second
 
     weights = torchvision.models.get_model_weights(depth).IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except Exception as error:  # URLError, a wrong hash, whatever torch's readers raise at a damaged file
+    except Exception as error:  # URLError, a wrong hash, all errors of torch's readers
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise V4DError(
             f"cannot get {weights.url}: {error}; put a good file at {cache}, or give its path"

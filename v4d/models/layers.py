@@ -143,8 +143,8 @@ class Residual4D(nn.Module):
     def merge(self, x: Tensor, convolved: Tensor) -> Tensor:
         """Add the finished convolution to the block's input."""
         if self.bn is not None:
-            # relu, but with the derivative 1 at 0 (torch's relu and clamp have 0 there): a kernel that
-            # starts at zero gives nothing but zeros here, and would get no gradient and stay zero for ever.
+            # ReLU with the derivative 1 at 0; torch's relu and clamp have 0 there. A kernel that starts at
+            # zero gives only zeros here: with torch's derivative its gradient would be zero for ever.
             convolved = self.bn(convolved)
             convolved = convolved.masked_fill(convolved < 0, 0)
         return x + convolved

@@ -103,7 +103,7 @@ def wrong_cases(
                 why = str(failure).strip().partition("\n")[0]
                 wrong.append(f"{name} fails: {why}")
                 continue
-            if not error <= tolerance:  # a NaN is wrong, too
+            if not error <= tolerance:  # also where the error is NaN
                 wrong.append(f"{name} is off by {error:.1e} of the largest value")
     return wrong
 

@@ -53,7 +53,7 @@ def create_model(arch: str, *, num_classes: int, units: int, frames: int, **opti
         V4DError: an unknown name, or a value that the architecture does not take.
     """
     if arch not in MODELS:
-        fill()  # of a plugin that is installed
+        fill()  # installed plugins are imported by now
     if arch not in MODELS:
         raise V4DError(f"unknown arch {arch!r}; choose from {', '.join(MODELS)}")
     entry: Architecture = MODELS[arch]
@@ -100,7 +100,7 @@ RESNETS = {
     "v4d_resnet50": ResNet("resnet50", {"res3": (2, 4), "res4": (2, 4, 6)}, {"res3": (2, 4)}, movable=True),
     "i3ds_resnet18": ResNet("resnet18"),
     "i3ds_resnet50": ResNet("resnet50"),
-    # R18++: one more residual convolution of 3x3x3 behind res4, which a 4D block of extent 1 over U is.
+    # R18++ has one more residual convolution of 3x3x3 behind res4: a 4D block of extent 1 over U.
     "i3ds_resnet18pp": ResNet("resnet18", {"res4": (2,)}, kernel=(1, 3, 3, 3)),
     "v4d_tiny": ResNet("tiny", {"res3": (1,), "res4": (1,)}, movable=True),
     "i3ds_tiny": ResNet("tiny"),

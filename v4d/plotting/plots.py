@@ -39,7 +39,7 @@ def confusion(counts: pd.DataFrame) -> Figure:
     side = min(9.0, 2.6 + 0.42 * len(classes)) if few else 6.6
     figure, axes = new_figure(side + 1.0, side)
     axes.grid(False)
-    norm = PowerNorm(0.5, 0, 100)  # a stray of 5 % must show beside a diagonal of 90
+    norm = PowerNorm(0.5, 0, 100)  # makes 5 % visible beside 90
     image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
     figure.colorbar(
         image, ax=axes, label="share of the label's videos, %", fraction=0.045, ticks=[0, 5, 25, 50, 100]

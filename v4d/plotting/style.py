@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5
 DPI = 150
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.family": "DejaVu Sans",  # part of matplotlib
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",

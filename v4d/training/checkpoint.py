@@ -8,7 +8,7 @@ results/<name>/<model>/<stage>/checkpoints/
     .lock                     held by the running job
 
 What is random (augmentation, dropout, order) is drawn anew from (seed, epoch, step or video), so that the
-position in the training is all the state that generators need; see `loop.seed_step`.
+position in the training is all the state that generators need; see `step.seed_step`.
 """
 
 import fcntl
@@ -47,12 +47,12 @@ class CheckpointManager:
         except OSError as error:
             raise V4DError(f"cannot write in {self.folder}: {error.strerror}") from error
         with lock:
-            self._take(lock)
-            for leftover in self.folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
+            self._acquire(lock)
+            for leftover in self.folder.glob(".*.tmp*"):  # a process was killed while it wrote
                 leftover.unlink(missing_ok=True)
             yield
 
-    def _take(self, lock: TextIO) -> None:
+    def _acquire(self, lock: TextIO) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -62,7 +62,7 @@ class CheckpointManager:
                 f"{self.folder} is being written by process {holder} "
                 "(a training that outlived its workflow?); wait for it or end it"
             ) from error
-        except OSError as error:  # a file system without locks
+        except OSError as error:  # the file system has no locks
             print(f"warning: no lock on {self.folder}: {error.strerror}", file=sys.stderr, flush=True)
         lock.truncate(0)
         lock.write(f"{os.getpid()} on {socket.gethostname()}")

@@ -44,7 +44,7 @@ class MetricLogger:
     def __init__(self, run: RunInfo, tracker: Tracker, state: TrainState):
         self.run, self.tracker, self.state = run, tracker, state
         self.last = self.epoch_start = self.begun = time.monotonic()
-        self.videos = 0.0  # of this epoch in this process, which may have started in the middle of the epoch
+        self.videos = 0.0  # seen by this process in this epoch, which it may have joined in the middle
         self.first = self._epochs_done()
         self.warned = False
 
@@ -151,7 +151,7 @@ COLUMNS = {
 
 def epoch_table(history: list[dict[str, float]], epochs: int, rows: int = 3) -> list[str]:
     """The last epochs side by side, and the best one (`*`) where it is longer ago."""
-    best = max(history, key=lambda row: row["val/top1"])  # the first of equals
+    best = max(history, key=lambda row: row["val/top1"])  # the first one of several
     shown = [row for row in history if row is best or row in history[-rows:]]
     lines = ["  ".join([f"{'epoch':>9}", *COLUMNS])]
     for row in shown:

@@ -87,7 +87,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _onecycle(settings: ScheduleConfig, part: float) -> float:
-    start = max(settings.final_factor, 1 / 25)  # Smith's super-convergence starts at 1/25 of the peak
+    start = max(settings.final_factor, 1 / 25)  # as in Smith's super-convergence
     if part < settings.rise:
         return _cosine(start, 1.0, part / settings.rise)
     return _cosine(1.0, settings.final_factor, (part - settings.rise) / (1 - settings.rise))

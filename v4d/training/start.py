@@ -33,7 +33,7 @@ def start(
     if model.checkpoint is not None:
         raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
     _check_inputs(config, model, stage)
-    if training.compile:  # a folder that outlives the job: what was compiled once need not be again
+    if training.compile:  # the folder outlives the job, so that a later one need not compile again
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
     words = ["--config", config_file, "--model", model.name, "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)

@@ -120,7 +120,7 @@ class TrainStep:
             last = number == len(batches) - 1
             with _no_sync(self.network, active=not last):
                 loss, batch_sums = self._loss(batch)
-                # DDP divides gradients by the number of ranks
+                # DDP divides gradients by the number of ranks.
                 (loss * self.context.size / total).backward()
             sums += batch_sums
         clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
@@ -147,7 +147,7 @@ class TrainStep:
         losses = self._cross_entropy(logits, labels)
         if mixed is not None:
             losses = losses * share + self._cross_entropy(logits, mixed) * (1 - share)
-        loss = (losses * weight).sum()  # a video that was dropped, or fills up a step, weighs nothing
+        loss = (losses * weight).sum()  # dropped videos and fillers have weight 0
         correct = ((logits.argmax(1) == labels) * weight).sum()
         skipped = weight.new_tensor(float(len(batch.skipped)))
         return loss, torch.stack([loss.detach(), correct, weight.sum(), skipped]).double()

@@ -177,7 +177,7 @@ class Trainer:
                 state.sums = [a + b for a, b in zip(state.sums, totals, strict=True)]
                 logger.steps_done(steps, totals, loader, train_step)
                 minutes = (time.monotonic() - saved) / 60
-                # Behind the last step too: the validation may take long.
+                # Also after the last step: the validation may take long.
                 if self.context.is_main and (stops or minutes >= self.settings.checkpoint_minutes):
                     document = self._document(train_step, state)
                     self.checkpoints.save(document, end_of_epoch=False, best=False)
@@ -199,7 +199,7 @@ class Trainer:
         if settings.precise_bn_videos:
             batches = -(-settings.precise_bn_videos * settings.accumulate // settings.batch_size)
             measure_batch_norm(model, self._train_loader(), self.context, batches)
-            if train_step.average is not None:  # what is validated is what is kept
+            if train_step.average is not None:  # keep the weights that are validated
                 train_step.average.take(model)
         return validate(model, validation, self.context, len(self.val_videos), settings.precision)
 

@@ -36,7 +36,7 @@ def validate(
         loss = F.cross_entropy(logits, batch.class_index, reduction="none")
         ranked = logits.topk(min(5, logits.shape[1]), 1).indices == batch.class_index[:, None]
         columns = torch.stack([loss, ranked[:, 0].float(), ranked.any(1).float()], 1)
-        rows.append((batch.video_id, columns))  # stays on the device: no wait inside the loop
+        rows.append((batch.video_id, columns))  # stays on the device, so that the host does not wait
     mine: list[Row] = [
         (video_id, loss, bool(top1), bool(top5))
         for video_ids, columns in rows
@@ -78,7 +78,7 @@ def measure_batch_norm(model: VideoModel, loader: Loader, context: DistributedCo
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average over the batches that follow
+        layer.momentum = None  # cumulative average
     loader.set_epoch(0)
     for batch in islice(prefetch(loader, context.device), batches):
         model(normalise(batch.frames, model.input))
