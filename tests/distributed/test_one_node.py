@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from tests.conftest import environment
+from tests.support.project import environment
 
 LAUNCHER = """
 import sys

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conftest import TINY, train_command, write_config
+from tests.support.project import TINY, train_command, write_config
 from tests.support.watched import Watched, watched
 from v4d import config as configs
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import psutil
 
-from tests.conftest import TINY, train_command, write_config
+from tests.support.project import TINY, train_command, write_config
 from tests.support.watched import Watched, watched
 from v4d import config as configs
 from v4d.distributed.group import broadcast_object, gather_objects, process_group

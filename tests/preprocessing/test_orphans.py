@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.support import made_by_hand as made
+from tests.support.project import ROOT
 from tests.support.watched import Watched, watched
 from v4d.utils.ffmpeg import ffmpeg_binary
 

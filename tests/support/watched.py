@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import environment
+from tests.support.project import environment
 
 MARK = "V4D_TEST_RUN"
 """A variable in the environment that a command's processes inherit."""

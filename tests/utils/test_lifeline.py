@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import environment
+from tests.support.project import environment
 from v4d.utils.lifeline import LONGEST_BASE, end_with, lifeline
 
 DEAF = """
