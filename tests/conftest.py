@@ -1,6 +1,5 @@
 """Fixtures and hooks for tests of several rooms; the helpers are in tests/support/."""
 
-import contextlib
 import os
 import shutil
 from collections import Counter
@@ -59,7 +58,6 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         from mlflow import MlflowClient
 
-        with contextlib.chdir(folder):
-            MlflowClient("sqlite:///mlflow.db").search_experiments()
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
 
     return made_once(tmp_path_factory, "mlflow", make) / "mlflow.db"

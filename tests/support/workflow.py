@@ -1,12 +1,16 @@
 """A project folder as after `git clone`, and Snakemake in it."""
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import yaml
 
+from tests.support.processes import start
 from tests.support.project import ROOT, TINY, environment
 from v4d import config as configs
 
@@ -14,14 +18,14 @@ WORKFLOW = configs.merge(
     TINY,
     {
         "name": "flow",
-        "dataset": {"name": "flow"},
+        "dataset": {"name": "flow", "part_size": 20},
         "models": {
             "i3ds": None,
             "tsn": None,
             "v4d": {"arch": "v4d_tiny", "units": 2, "frames": 2, "frame_stride": 3, "dropout": 0.5},
         },
-        "testing": {"orders": ["normal", "units_reversed", "frames_reversed"]},
-        "training": {"processes": 2, "checkpoint_minutes": 1e-9},
+        "testing": {"crops": 1, "orders": ["normal", "units_reversed", "frames_reversed"]},
+        "training": {"processes": 1, "checkpoint_minutes": 1e-9},
         "tracking": {"backend": "mlflow", "log_model": False, "system_metrics": False},
     },
 )
@@ -42,11 +46,35 @@ def command(*words: str) -> list[str]:
 
 
 def snakemake(folder: Path, *words: str, check: bool = True) -> str:
-    """Run Snakemake and return all that it printed."""
-    env = environment() | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        command(*words), cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    """Run Snakemake and return all that it printed; a dry run (-n) in a fork of this process."""
+    if "-n" in words:
+        code, printed = _forked(folder, command(*words))
+    else:
+        env = environment() | {"PYTHONPATH": str(folder)}
+        done = subprocess.run(
+            command(*words), cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        code, printed = done.returncode, done.stdout
     if check:
-        assert done.returncode == 0, done.stdout
-    return done.stdout
+        assert code == 0, printed
+    return printed
+
+
+def _forked(folder: Path, words: list[str]) -> tuple[int | None, str]:
+    import snakemake.cli  # noqa: F401  for the children to have
+
+    with tempfile.NamedTemporaryFile("r") as printed:
+        child = start(_dry_run, folder, words[3:], printed.name)
+        child.join()
+        return child.exitcode, printed.read()
+
+
+def _dry_run(folder: Path, words: list[str], printed: str) -> None:
+    from snakemake.cli import main
+
+    os.chdir(folder)
+    os.environ["PYTHONPATH"] = str(folder)
+    with Path(printed).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        main(words)

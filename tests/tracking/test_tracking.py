@@ -343,7 +343,8 @@ def test_final_weights_open_with_mlflow(tiny, monkeypatch, mlflow_database):
     import torch
 
     shutil.copy(mlflow_database, tiny)
-    tracked = {"tracking": {"backend": "mlflow", "log_model": True, "system_metrics": False}}
+    tracking = {"backend": "mlflow", "log_model": True, "system_metrics": False}
+    tracked = {"tracking": tracking | {"uri": f"sqlite:///{tiny}/mlflow.db"}}
     write_config(tiny, configs.merge(TINY, tracked | {"training": {"epochs": 1}}))
     train(tiny)
     mlflow.set_tracking_uri(f"sqlite:///{tiny}/mlflow.db")

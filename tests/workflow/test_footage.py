@@ -57,6 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_broken_file_is_a_row_with_a_reason_and_nowhere_else(project):
     manifest = pandas.read_parquet(project / "data/footage/manifest.parquet")
     assert len(manifest) == 13
@@ -69,6 +70,7 @@ def test_the_broken_file_is_a_row_with_a_reason_and_nowhere_else(project):
     assert set(predictions["video_id"]) == set(manifest.loc[manifest["split"] == "val", "video_id"])
 
 
+@pytest.mark.long
 def test_one_epoch_was_trained_and_four_videos_tested(project):
     metrics = json.loads((project / "results/flow/v4d/main/metrics.json").read_text())
     assert [row["epoch"] for row in metrics["epochs"]] == [1]
@@ -76,6 +78,7 @@ def test_one_epoch_was_trained_and_four_videos_tested(project):
     assert list(table["videos"]) == [4]
 
 
+@pytest.mark.long
 def test_a_single_video_is_classified(project):
     video = "videos/val/bikes/0.mp4"
     weights = "results/flow/v4d/main/final.pt"
@@ -83,6 +86,7 @@ def test_a_single_video_is_classified(project):
     assert "bikes" in printed and "bigbuckbunny" in printed
 
 
+@pytest.mark.long
 def test_a_broken_video_is_one_line(project):
     done = run(
         "predict",
@@ -95,11 +99,13 @@ def test_a_broken_video_is_one_line(project):
     assert_one_line_error(done, "broken clip.mp4")
 
 
+@pytest.mark.long
 def test_a_missing_checkpoint_is_one_line(project):
     done = run("predict", "videos/val/bikes/0.mp4", "--checkpoint", "no.pt", cwd=project, check=False)
     assert_one_line_error(done, "no.pt")
 
 
+@pytest.mark.long
 def test_a_new_video_is_noticed(project):
     """A user adds a file: the data set is made again, and what is trained on it refuses to mix."""
     assert "Nothing to be done" in snakemake(project, "-n")

@@ -75,6 +75,7 @@ ONCE = {"classes": 1, "manifest": 1, "all": 1}
 WITHOUT_YOUTUBE = {"annotations": 1, "archive": 2, "clips": 2, "frames": 2, **ONCE}
 
 
+@pytest.mark.long
 def test_youtube_is_no_job_where_it_is_not_wanted(project):
     assert _jobs(project.run("-n", "--quiet", "rules")) == WITHOUT_YOUTUBE
 
@@ -86,6 +87,7 @@ def _jobs(printed: str) -> dict[str, int]:
     return {name: int(count) for name, count in named if name != "total"}
 
 
+@pytest.mark.long
 def test_from_a_bad_archive_and_refusals_to_a_manifest(project):
     """What cannot be had stops nothing else, names its way out, and is a row with a reason in the end."""
     missing = sorted(project.layout.missing["val"])
@@ -123,6 +125,7 @@ def test_from_a_bad_archive_and_refusals_to_a_manifest(project):
     assert "archive" in jobs and "manifest" in jobs  # wanted after all
 
 
+@pytest.mark.long
 def test_what_a_running_download_does_not_depend_on_begins_nothing_anew(project):
     """Another mirror, another wait, clips not kept, YouTube off, one more split: nothing is made again."""
     config = {"youtube": True, "give_up": [BAD, "val/youtube"], "youtube_wait": 3, "connections": 2}

@@ -54,6 +54,7 @@ def staged(tiny_data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_each_stage_starts_from_the_one_before_with_its_own_settings(staged):
     backbone, tsn, v4d = (load_model(weights(staged, name)) for name in NAMES)
     assert [m.architecture["arch"] for m in (backbone, tsn, v4d)] == ["i3ds_tiny", "v4d_tiny", "v4d_tiny"]
@@ -68,6 +69,7 @@ def test_each_stage_starts_from_the_one_before_with_its_own_settings(staged):
     assert "starts from results/tiny/v4d/tsn/final.pt\n" in logs[2]
 
 
+@pytest.mark.long
 def test_the_stages_are_one_curve_of_one_run(staged):
     client = MlflowClient(f"sqlite:///{staged}/mlflow.db")
     experiment = client.get_experiment_by_name("v4d/tiny").experiment_id
@@ -77,6 +79,7 @@ def test_the_stages_are_one_curve_of_one_run(staged):
     assert {f"{name}/crop.size" for name in NAMES} <= run.data.params.keys()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("gpus", "threads"), [(2, 1), (1, 2)])
 def test_jobs_that_leave_gpus_leave_cores_for_others(staged, gpus, threads):
     """Of 2 cores; a job asks for one GPU."""
@@ -95,6 +98,7 @@ def with_stage(number: int, **training) -> dict:
     return document
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("changed", "trained"), [(0, 3), (1, 2), (2, 1)])
 def test_a_change_reruns_its_stage_and_what_starts_from_it(staged, changed, trained):
     configure(staged, with_stage(changed, label_smoothing=0.1))
@@ -104,6 +108,7 @@ def test_a_change_reruns_its_stage_and_what_starts_from_it(staged, changed, trai
     assert counts == {"train": str(trained), "trained": "1", "total": str(trained + 1)}
 
 
+@pytest.mark.long
 def test_the_last_stage_again_leaves_the_others_alone(staged):
     before = {name: torch.load(weights(staged, name), weights_only=True)["model"] for name in NAMES}
     times = {name: weights(staged, name).stat().st_mtime_ns for name in NAMES}

@@ -119,7 +119,7 @@ def test_one_stage_again(finished):
     assert f"{RESULTS}/v4d/test/metrics.json" in changed
     assert not any(name.startswith("data/") or "/main/" in name for name in changed)
     snakemake(folder)  # the comparison and the report follow
-    assert "Nothing to be done" in snakemake(folder)
+    assert "Nothing to be done" in snakemake(folder, "-n")
 
 
 def test_an_unrelated_edit_reruns_nothing_and_a_related_one_does(finished):
