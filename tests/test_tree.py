@@ -36,7 +36,8 @@ COVERS = {
     "datasets/test_download.py": "datasets.download.checksums datasets.download.fetch datasets.download.http"
     " datasets.download.ranges datasets.kinetics_archives datasets.lockfile",
     "datasets/test_plugin.py": "datasets.base",
-    "datasets/test_kinetics.py": "datasets.annotations datasets.kinetics_annotations datasets.kinetics_versions",
+    "datasets/test_kinetics.py": "datasets.annotations datasets.kinetics_annotations"
+    " datasets.kinetics_versions",
     "datasets/test_synthetic.py": "datasets.synthetic_videos",
     "distributed/test_launcher.py": "distributed.group distributed.job",
     "distributed/test_rendezvous.py": "distributed.several_nodes",
