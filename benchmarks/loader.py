@@ -25,8 +25,9 @@ from torch.utils.data import DataLoader, Dataset
 from v4d.config import CropConfig, FramesConfig
 from v4d.data import shards
 from v4d.data.batch_sampler import Pick
-from v4d.data.dataset import TrainSamples, VideoTable
-from v4d.data.loader import ClipSpec, VideoRecord, train_loader
+from v4d.data.dataset import TrainSamples, VideoRecord, VideoTable
+from v4d.data.loader import train_loader
+from v4d.data.sampling import ClipSpec
 from v4d.data.shards import ShardHeader, ShardReader, ShardWriter
 from v4d.preprocessing.decode import ClipBytes, decode_clip
 

@@ -10,31 +10,24 @@ Rounds are interleaved; times are CPU seconds on a CPU and wall-clock seconds on
 """
 
 import argparse
-import platform
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 import torch
 import torch.nn.functional as F
+from _hardware import machine, seconds
 from _released_way import ReleasedWay, brute_force
 
-from v4d.data.loader import (
-    ClipSpec,
-    VideoRecord,
-    ViewSpec,
-    default_workers,
-    eval_loader,
-    normalise,
-    prefetch,
-)
+from v4d.data.batch import normalise, prefetch
+from v4d.data.dataset import VideoRecord, ViewSpec
+from v4d.data.loader import default_workers, eval_loader
+from v4d.data.sampling import ClipSpec
 from v4d.data.shard_writer import ShardHeader, ShardWriter
 from v4d.evaluation.views import Scorer
 from v4d.models import create_model
-from v4d.utils.provenance import hardware
 
 UNITS_TRAINED, UNITS, FRAMES, STRIDE = 4, 10, 8, 8
 
@@ -42,29 +35,28 @@ UNITS_TRAINED, UNITS, FRAMES, STRIDE = 4, 10, 8, 8
 def main() -> None:
     options = arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    print(machine(threads=1))
     torch.manual_seed(0)
     model = create_model("v4d_resnet50", num_classes=400, units=UNITS_TRAINED, frames=FRAMES)
     torch.nn.init.normal_(model.fc.weight, std=0.1)  # scores that differ, to be compared
     model.to(device).eval()
-    print(f"{hardware()}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"V4D ResNet-50, {UNITS} into {UNITS_TRAINED} units of {FRAMES} frames, {options.crops} crops of "
           f"{options.pixels} pixels, {options.videos} videos")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         videos = make_shard(Path(folder) / "part_0.lmdb", options.videos, options.pixels)
-        seconds: dict[str, list[float]] = {"released way": [], "ours": []}
+        times: dict[str, list[float]] = {"released way": [], "ours": []}
+        found: dict[str, tuple[np.ndarray, float]] = {}
         waits, difference = [], 0.0
         for _ in range(options.rounds):
-            theirs, took, _ = timed(released_way, model, videos, options, device)
-            seconds["released way"].append(took)
-            ours, took, wait = timed(our_way, model, videos, options, device)
-            seconds["ours"].append(took)
-            waits.append(wait)
-            difference = max(difference, float(np.abs(ours - theirs).max()))
-    base = statistics.median(seconds["released way"])
+            for name, way in (("released way", released_way), ("ours", our_way)):
+                times[name].append(
+                    seconds(lambda: found.update({name: way(model, videos, options, device)}))  # noqa: B023
+                )
+            waits.append(found["ours"][1])
+            difference = max(difference, float(np.abs(found["ours"][0] - found["released way"][0]).max()))
+    base = statistics.median(times["released way"])
     print(f"{'':14}{'s a video':>11}{'videos/s':>11}{'ratio':>8}")
-    for name, values in seconds.items():
+    for name, values in times.items():
         a_video = statistics.median(values) / options.videos
         print(f"{name:14}{a_video:11.3f}{1 / a_video:11.3f}{base / statistics.median(values):8.2f}")
     print(f"largest difference of a probability: {difference:.1e}")
@@ -132,16 +124,6 @@ def released_way(model, videos, options, device) -> tuple[np.ndarray, float]:
         by_crop = torch.stack([brute_force(network, x, UNITS_TRAINED) for x in crops])
         scores.append(by_crop.mean(0).cpu().numpy())
     return np.concatenate(scores), loader.data_wait_fraction
-
-
-def timed(function, model, videos, options, device) -> tuple[np.ndarray, float, float]:
-    """Scores, seconds, and the share of waiting."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    before = clock()
-    scores, wait = function(model, videos, options, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return scores, clock() - before, wait
 
 
 if __name__ == "__main__":

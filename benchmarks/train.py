@@ -29,16 +29,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from v4d import config as configs
 from v4d.config import StageConfig
-from v4d.data.loader import (
-    Batch,
-    ClipSpec,
-    Loader,
-    Share,
-    VideoRecord,
-    normalise,
-    prefetch,
-    train_loader,
-)
+from v4d.data.batch import Batch, normalise, prefetch
+from v4d.data.batch_sampler import Share
+from v4d.data.dataset import VideoRecord
+from v4d.data.loader import Loader, train_loader
+from v4d.data.sampling import ClipSpec
 from v4d.data.shards import ShardReader
 from v4d.distributed.group import DistributedContext, process_group
 from v4d.models import InputSpec, VideoModel, create_model

@@ -23,19 +23,11 @@ from v4d.config import CropConfig
 from v4d.data import batch as batches
 from v4d.data import loader, sampling
 from v4d.data import transforms as augment
-from v4d.data.batch import prefetch
-from v4d.data.batch_sampler import Pick
-from v4d.data.dataset import TrainSamples, VideoTable
-from v4d.data.loader import (
-    Batch,
-    ClipSpec,
-    Share,
-    VideoRecord,
-    ViewSpec,
-    eval_loader,
-    normalise,
-    train_loader,
-)
+from v4d.data.batch import Batch, normalise, prefetch
+from v4d.data.batch_sampler import Pick, Share
+from v4d.data.dataset import TrainSamples, VideoRecord, VideoTable, ViewSpec
+from v4d.data.loader import eval_loader, train_loader
+from v4d.data.sampling import ClipSpec
 from v4d.data.shard_format import seal
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
@@ -217,7 +209,7 @@ def test_test_batches_have_views_and_validation_has_none(shard_records):
     assert batch.frames.shape == (4, 3, 3, 4, 48, 48, 3)
     (middle, *_) = eval_loader(shard_records, **showing(48, crops=1))
     assert torch.equal(middle.frames[:, 0], batch.frames[:, 1])
-    (flat, *_) = eval_loader(shard_records, **EVAL, views_axis=False)
+    (flat, *_) = eval_loader(shard_records, **showing(48, axis=False))
     assert torch.equal(flat.frames, middle.frames[:, 0])
     (whole, *_) = eval_loader(shard_records, **showing(None, crops=3))
     assert whole.frames.shape[-3:] == (64, 64, 3)
@@ -228,7 +220,7 @@ def test_test_batches_have_views_and_validation_has_none(shard_records):
     with pytest.raises(ValueError, match="not 'center'"):
         ViewSpec(48, sampling="center")
     with pytest.raises(ValueError, match="3 crops need"):
-        eval_loader(shard_records, **showing(48, crops=3), views_axis=False)
+        ViewSpec(48, crops=3, axis=False)
 
 
 def test_frames_of_different_sizes(tmp_path):

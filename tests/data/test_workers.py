@@ -14,7 +14,8 @@ import torch
 from tests.support.project import environment
 from tests.support.shards import write_records
 from v4d.config import CropConfig
-from v4d.data.loader import Loader, VideoRecord, train_loader
+from v4d.data.dataset import VideoRecord
+from v4d.data.loader import Loader, train_loader
 from v4d.data.workers import shared_bytes
 from v4d.errors import WorkerDied
 

@@ -15,7 +15,7 @@ import torch
 
 from tests.support.project import TINY, assert_one_line_error, environment, train_command, v4d, write_config
 from v4d import config as configs
-from v4d.data.loader import VideoRecord
+from v4d.data.dataset import VideoRecord
 from v4d.distributed.group import PipeSafeStream, process_group
 from v4d.distributed.launcher import PREEMPTED, processes_for
 from v4d.errors import V4DError

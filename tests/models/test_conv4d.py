@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.reference import conv4d_reference
-from v4d.models import Conv4d, conv4d
-from v4d.models.conv4d import _conv_over_ut
+from v4d.models.conv4d import Conv4d, _conv_over_ut, conv4d
 from v4d.models.convolution import conv3d, conv3d_by_planes, conv_rows
 from v4d.models.layout import fold, regroup
 

@@ -57,7 +57,7 @@ def write_shard(
 
 def write_records(folder: Path, *, shards: int = 3, videos: int = 5, frames: int = 40):
     """Some shards of different videos, and the records of all of them."""
-    from v4d.data.loader import VideoRecord  # torch: not in every child that imports this
+    from v4d.data.dataset import VideoRecord
 
     records = []
     for shard in range(shards):

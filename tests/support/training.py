@@ -4,7 +4,7 @@ import torch
 
 from v4d import config as configs
 from v4d.config import StageConfig
-from v4d.data.loader import Batch
+from v4d.data.batch import Batch
 from v4d.distributed.group import DistributedContext
 from v4d.models import create_model
 from v4d.training.step import TrainStep

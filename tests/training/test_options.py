@@ -13,7 +13,7 @@ from tests.support.processes import in_ranks
 from tests.support.project import TINY, assert_one_line_error, run_rank, train, write_config
 from tests.support.training import ALONE, learner, stage, videos
 from v4d import config as configs
-from v4d.data.loader import Batch, normalise
+from v4d.data.batch import Batch, normalise
 from v4d.data.shard_format import frame_key, seal
 from v4d.data.shards import ShardReader
 from v4d.distributed.group import DistributedContext

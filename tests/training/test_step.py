@@ -7,7 +7,7 @@ import torch
 
 from tests.support.processes import in_ranks
 from tests.support.training import ALONE, learner, part, videos
-from v4d.data.loader import Batch
+from v4d.data.batch import Batch
 from v4d.distributed.group import DistributedContext
 from v4d.errors import V4DError
 from v4d.training.step import _first_bad, seed_step

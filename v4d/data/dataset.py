@@ -1,7 +1,7 @@
 """What a loader's worker does: the videos of a batch from their shards, cropped, as one uint8 tensor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +71,26 @@ class VideoTable:
         )
 
 
+@dataclass(eq=False)
 class _Samples(Dataset[Any]):
     """Maps the picks of a batch to a `Batch`, or to a `Failure`."""
 
-    views_axis = False
-    """Whether batches keep the axis of views."""
+    videos: VideoTable
+    clip: ClipSpec
+    bad_frames: str = field(default="raise", kw_only=True)
+    decode_on: str = field(default="host", kw_only=True)
 
-    def __init__(self, videos: VideoTable, clip: ClipSpec, *, bad_frames: str, decode_on: str):
-        if bad_frames not in ("raise", "skip_video"):
-            raise ValueError(f"bad_frames is raise or skip_video, not {bad_frames!r}")
-        if decode_on not in ("host", "device"):
-            raise ValueError(f"decode_on is host or device, not {decode_on!r}")
-        self.videos, self.clip = videos, clip
-        self.bad_frames, self.decode_on = bad_frames, decode_on
+    def __post_init__(self) -> None:
+        if self.bad_frames not in ("raise", "skip_video"):
+            raise ValueError(f"bad_frames is raise or skip_video, not {self.bad_frames!r}")
+        if self.decode_on not in ("host", "device"):
+            raise ValueError(f"decode_on is host or device, not {self.decode_on!r}")
         self._readers: dict[str, ShardReader] = {}
+
+    @property
+    def views_axis(self) -> bool:
+        """Whether batches keep the axis of views."""
+        return False
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -207,21 +213,12 @@ def _check_sizes(plans: list[list[Augmentation]]) -> None:
         raise V4DError(f"frames of one batch have short sides of {sorted(sizes)}: set testing.crop_size")
 
 
+@dataclass(eq=False)
 class TrainSamples(_Samples):
     """Random units and augmentation, drawn from (seed, epoch, video id) and nothing else."""
 
-    def __init__(
-        self,
-        videos: VideoTable,
-        clip: ClipSpec,
-        crop: CropConfig,
-        seed: int,
-        *,
-        bad_frames: str = "raise",
-        decode_on: str = "host",
-    ):
-        super().__init__(videos, clip, bad_frames=bad_frames, decode_on=decode_on)
-        self.crop, self.seed = crop, seed
+    crop: CropConfig
+    seed: int
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         generator = np.random.default_rng([self.seed, pick.epoch, *record.video_id.encode()])
@@ -242,38 +239,33 @@ class ViewSpec:
     """Frames are scaled to this short side first, pixels; None leaves them."""
     sampling: str = "released"
     """Where units lie: `released` or `centred`, see `v4d.data.sampling.eval_indices`."""
+    axis: bool = True
+    """Whether batches have an axis of views; without it there is one crop."""
 
     def __post_init__(self) -> None:
         if self.sampling not in ("released", "centred"):
             raise ValueError(f"sampling is released or centred, not {self.sampling!r}")
+        if not self.axis and self.crops != 1:
+            raise ValueError(f"{self.crops} crops need an axis of views")
 
 
+@dataclass(eq=False)
 class EvalSamples(_Samples):
     """Fixed units and crops."""
 
-    def __init__(
-        self,
-        videos: VideoTable,
-        clip: ClipSpec,
-        views: ViewSpec,
-        *,
-        views_axis: bool = True,
-        bad_frames: str = "raise",
-        decode_on: str = "host",
-    ):
-        super().__init__(videos, clip, bad_frames=bad_frames, decode_on=decode_on)
-        if not views_axis and views.crops != 1:
-            raise ValueError(f"{views.crops} crops need an axis of views")
-        self.views, self.views_axis = views, views_axis
+    views: ViewSpec
+
+    @property
+    def views_axis(self) -> bool:
+        """Whether batches keep the axis of views."""
+        return self.views.axis
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         video, clip, views = self._video(record), self.clip, self.views
-        centred = views.sampling == "centred"
+        height, width, centred = video.height, video.width, views.sampling == "centred"
         indices = sampling.eval_indices(
             video.num_frames, clip.units, clip.frames, clip.stride, centred=centred
         )
-        boxes = augment.spread_crops(
-            video.height, video.width, views.crop_size, views.crops, views.short_side
-        )
-        size = views.crop_size or views.short_side or min(video.height, video.width)
+        boxes = augment.spread_crops(height, width, views.crop_size, views.crops, views.short_side)
+        size = views.crop_size or views.short_side or min(height, width)
         return indices, [Augmentation(box, size) for box in boxes]

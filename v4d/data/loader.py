@@ -16,26 +16,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from v4d.config import CropConfig
-from v4d.data.batch import Batch, normalise, prefetch
+from v4d.data.batch import Batch
 from v4d.data.batch_sampler import ALONE, EvalPlan, Pick, Share, TrainPlan
 from v4d.data.dataset import EvalSamples, Failure, TrainSamples, VideoRecord, VideoTable, ViewSpec
 from v4d.data.sampling import ClipSpec
 from v4d.data.workers import fork_server
 from v4d.errors import V4DError, WorkerDied
-
-__all__ = [
-    "Batch",
-    "ClipSpec",
-    "Loader",
-    "Share",
-    "VideoRecord",
-    "ViewSpec",
-    "default_workers",
-    "eval_loader",
-    "normalise",
-    "prefetch",
-    "train_loader",
-]
 
 _BATCHES_AHEAD = 3
 _MOST_WORKERS = 16
@@ -85,26 +71,21 @@ def eval_loader(
     batch_size: int = 1,
     share: Share = ALONE,
     workers: int = 0,
-    bad_frames: str = "raise",
-    views_axis: bool = True,
     decode_on: str = "host",
 ) -> "Loader":
     """Every video once over all ranks, in order and without padding: ranks may differ in steps.
 
-    Batches are `[N, V, U, T, H, W, 3]`; V is `views.crops`, or 1 where no frame of the batch has room for
-    more.
+    Batches are `[N, V, U, T, H, W, 3]` (`[N, U, T, H, W, 3]` without `views.axis`); V is `views.crops`, or 1
+    where no frame of the batch has room for more. A bad frame stops the iteration.
 
     Args:
-        views_axis: False drops V (validation: one crop, `[N, U, T, H, W, 3]` as in training).
-        batch_size, workers, bad_frames, decode_on: as in `train_loader`.
+        batch_size, workers, decode_on: as in `train_loader`.
 
     Raises:
         V4DError: there are no videos. While iterating: as `train_loader`, or the crop is larger than a frame.
     """
     table = _table(videos)
-    samples = EvalSamples(
-        table, clip, views, views_axis=views_axis, bad_frames=bad_frames, decode_on=decode_on
-    )
+    samples = EvalSamples(table, clip, views, decode_on=decode_on)
     return Loader(samples, EvalPlan(len(table), batch_size, share), workers)
 
 

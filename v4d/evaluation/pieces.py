@@ -23,15 +23,10 @@ from v4d import config as configuration
 from v4d.checkpoints import LoadedModel, checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig, TestingConfig
 from v4d.data import index
-from v4d.data.loader import (
-    ClipSpec,
-    Loader,
-    VideoRecord,
-    ViewSpec,
-    default_workers,
-    eval_loader,
-    prefetch,
-)
+from v4d.data.batch import prefetch
+from v4d.data.dataset import VideoRecord, ViewSpec
+from v4d.data.loader import Loader, default_workers, eval_loader
+from v4d.data.sampling import ClipSpec
 from v4d.distributed.group import DistributedContext
 from v4d.evaluation.predictions import predictions_table, write_table
 from v4d.evaluation.views import Scorer, unit_counts

@@ -15,8 +15,10 @@ from torch import Tensor
 from v4d import config as configuration
 from v4d.checkpoints import LoadedModel, load_any
 from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig
-from v4d.data.loader import ClipSpec, VideoRecord, ViewSpec, eval_loader, normalise
-from v4d.data.sampling import eval_indices
+from v4d.data.batch import normalise
+from v4d.data.dataset import VideoRecord, ViewSpec
+from v4d.data.loader import eval_loader
+from v4d.data.sampling import ClipSpec, eval_indices
 from v4d.errors import V4DError
 from v4d.evaluation.explain import ActivationMaps, activation_maps, unit_logits
 from v4d.evaluation.video_file import Source, prepared

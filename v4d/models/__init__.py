@@ -7,7 +7,7 @@ from v4d.models.registry import MODELS, Architecture, create_model
 
 if TYPE_CHECKING:
     from v4d.models.base import InputSpec, VideoModel
-    from v4d.models.conv4d import Conv4d, conv4d
+    from v4d.models.conv4d import Conv4d
     from v4d.models.cost import gmac, parameter_count, stage_costs
     from v4d.models.freezing import freeze, unfreeze
     from v4d.models.imagenet import load_imagenet
@@ -15,18 +15,13 @@ if TYPE_CHECKING:
     from v4d.models.v4d import VideoNet
 
 _HOMES = {
-    "InputSpec": "base",
-    "VideoModel": "base",
-    "Conv4d": "conv4d",
-    "conv4d": "conv4d",
-    "gmac": "cost",
-    "parameter_count": "cost",
-    "stage_costs": "cost",
-    "freeze": "freezing",
-    "unfreeze": "freezing",
-    "load_imagenet": "imagenet",
-    "load_released": "released",
-    "VideoNet": "v4d",
+    "base": ("InputSpec", "VideoModel"),
+    "conv4d": ("Conv4d",),
+    "cost": ("gmac", "parameter_count", "stage_costs"),
+    "freezing": ("freeze", "unfreeze"),
+    "imagenet": ("load_imagenet",),
+    "released": ("load_released",),
+    "v4d": ("VideoNet",),
 }
 
 __all__ = [
@@ -36,7 +31,6 @@ __all__ = [
     "InputSpec",
     "VideoModel",
     "VideoNet",
-    "conv4d",
     "create_model",
     "freeze",
     "gmac",
@@ -50,6 +44,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, with torch (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

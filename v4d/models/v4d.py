@@ -81,11 +81,7 @@ class Stage(nn.Module):
     def __init__(self, blocks: list[nn.Module], blocks4d: dict[int, Residual4D]):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.blocks4d = nn.ModuleDict({str(position): block for position, block in blocks4d.items()})
-
-    def places(self) -> dict[str, Residual4D]:
-        """The 4D blocks by position."""
-        return dict(self.blocks4d.items())  # type: ignore[arg-type]
+        self.blocks4d: Any = nn.ModuleDict({str(position): block for position, block in blocks4d.items()})
 
     def steps(self) -> list[nn.Module]:
         """All blocks in the order of computation."""
@@ -150,7 +146,7 @@ class VideoNet(VideoModel):
         return {
             f"{name}.{position}": block
             for name, stage in self.stages.items()
-            for position, block in stage.places().items()
+            for position, block in stage.blocks4d.items()
         }
 
     def unit_steps(self) -> list[nn.Module]:
@@ -188,7 +184,7 @@ class VideoNet(VideoModel):
         parts: dict[str, list[nn.Module]] = {"conv1": [self.stem]}
         for name, stage in self.stages.items():
             parts[name] = [*stage.blocks]
-            parts |= {f"{name}.{position} 4D": [block] for position, block in stage.places().items()}
+            parts |= {f"{name}.{position} 4D": [block] for position, block in stage.blocks4d.items()}
         return parts | {"head": [self.fc]}
 
     def forward_features(self, x_NUCTHW: Tensor) -> Tensor:

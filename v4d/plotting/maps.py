@@ -67,7 +67,7 @@ def contact_sheet(frames_UTHWC: np.ndarray, maps: np.ndarray, title: str, second
     side = 1.15
     figure = Figure((1.9 + side * frames * width / height, 0.9 + side * units), layout="constrained")
     grid = figure.subplots(units, frames + 1, width_ratios=[1.3] + [width / height] * frames, squeeze=False)
-    shares = _shares(maps)
+    shares = maps.sum((1, 2, 3))
     limit = max(float(np.abs(shares).max()), 1e-12)
     for unit, row in enumerate(grid):
         colour = "#b2182b" if shares[unit] >= 0 else "#2166ac"
@@ -100,7 +100,7 @@ def write_video(path: Path, frames_UTHWC: np.ndarray, maps: np.ndarray, title: s
             with av.open(str(temporary), "w") as container:
                 stream: Any = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
                 stream.pix_fmt = "yuv420p"
-                images = list(_composed(pictures, _shares(maps), header))
+                images = list(_composed(pictures, maps.sum((1, 2, 3)), header))
                 stream.height, stream.width = images[0].shape[:2]
                 for image in images:
                     for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
@@ -109,11 +109,6 @@ def write_video(path: Path, frames_UTHWC: np.ndarray, maps: np.ndarray, title: s
                     container.mux(packet)
         except av.FFmpegError as error:
             raise V4DError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _shares(maps: np.ndarray) -> np.ndarray:
-    """What each unit contributes, `[U]`."""
-    return maps.sum((1, 2, 3))
 
 
 def _composed(pictures: np.ndarray, shares: np.ndarray, header: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,17 +3,11 @@
 import torch
 
 from v4d.config import Config, StageConfig
+from v4d.data.batch_sampler import Share
+from v4d.data.dataset import VideoRecord, ViewSpec
 from v4d.data.index import records
-from v4d.data.loader import (
-    ClipSpec,
-    Loader,
-    Share,
-    VideoRecord,
-    ViewSpec,
-    default_workers,
-    eval_loader,
-    train_loader,
-)
+from v4d.data.loader import Loader, default_workers, eval_loader, train_loader
+from v4d.data.sampling import ClipSpec
 from v4d.distributed.group import DistributedContext
 from v4d.errors import V4DError
 
@@ -44,8 +38,7 @@ def validation_batches(stage: StageConfig, videos: list[VideoRecord], context: D
     return eval_loader(
         videos,
         _clip(stage),
-        ViewSpec(settings.crop.size),
-        views_axis=False,
+        ViewSpec(settings.crop.size, axis=False),
         batch_size=max(1, settings.batch_size // context.size),
         share=Share(context.rank, context.size),
         workers=_workers(stage, context),

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from v4d.config import StageConfig, TrainingConfig, takes_bf16
-from v4d.data.loader import Batch, Loader, normalise, prefetch
+from v4d.data.batch import Batch, normalise, prefetch
+from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
 from v4d.models.base import VideoModel

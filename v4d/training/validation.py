@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from v4d.config import takes_bf16
-from v4d.data.loader import Loader, normalise, prefetch
+from v4d.data.batch import normalise, prefetch
+from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
 from v4d.models.base import BatchNorm, VideoModel
