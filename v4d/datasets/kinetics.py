@@ -47,11 +47,13 @@ class KineticsOptions(SourceOptions):
         "https://s3.amazonaws.com/kinetics",
         "Where the archives lie; https, http or file, so that a mirror can serve.",
         pattern=URL,
+        changes="nothing",
     )
     mini_url: str = key(
         "https://raw.githubusercontent.com/s9xie/Mini-Kinetics-200/master",
         "Folder of the Mini-Kinetics lists.",
         pattern=URL,
+        changes="nothing",
     )
     mini_sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = key(
         {
@@ -64,25 +66,33 @@ class KineticsOptions(SourceOptions):
         dict(VERSIONS[DEFAULT].parts), "Number of archives in each split."
     )
     use_replacements: bool = key(True, "Apply the archive of replacements for corrupted training videos.")
-    keep_archives: bool = key(False, "Keep downloaded archives after their clips are made.")
-    connections: int = key(4, "Connections a download job may open at once.", ge=1, le=32)
+    keep_archives: bool = key(
+        False, "Keep downloaded archives after their clips are made.", changes="nothing"
+    )
+    connections: int = key(4, "Connections a download job may open at once.", ge=1, le=32, changes="nothing")
     rate_limit: Annotated[float, Field(gt=0)] | None = key(
-        None, "Megabytes a second a download job may take; null for no limit."
+        None, "Megabytes a second a download job may take; null for no limit.", changes="nothing"
     )
     class_count: Annotated[int, Field(ge=1)] | None = key(
         VERSIONS[DEFAULT].classes,
         "Number of classes the annotations must have; null skips the check, for miniature mirrors.",
     )
-    youtube: bool = key(False, "Fetch what no archive holds from YouTube (needs the extra v4d[youtube]).")
-    cookies: str | None = key(None, "Cookies file for YouTube; null for none.")
+    youtube: bool = key(
+        False, "Fetch what no archive holds from YouTube (needs the extra v4d[youtube]).", changes="videos"
+    )
+    cookies: str | None = key(None, "Cookies file for YouTube; null for none.", changes="nothing")
     youtube_wait: Number = key(
-        10, "Seconds between two videos from YouTube; after a refusal twice as long each time.", gt=0
+        10,
+        "Seconds between two videos from YouTube; after a refusal twice as long each time.",
+        gt=0,
+        changes="nothing",
     )
     give_up: List[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*/(part_[0-9]+|youtube)$")]] = key(
         (),
         "Parts of which nothing more is fetched, as SPLIT/PART (train/part_3, train/youtube), so that the "
         "data set can be finished without them; their videos that are not here count as missing.",
         unique=True,
+        changes="videos",
     )
 
     def check(self, dataset: DatasetConfig) -> None:
