@@ -6,6 +6,7 @@ CPU time a clip, of all threads and processes; methods take turns within one run
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import tarfile
@@ -20,9 +21,10 @@ import footage
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from v4d import config
 from v4d.config import FramesConfig
 from v4d.preprocessing.decode import ClipBytes, decode_clip
-from v4d.preprocessing.frames import extract_frames
+from v4d.preprocessing.frames import extract_part
 
 PYAV = FramesConfig(size="320x256", quality=90, stride=1, decoder="pyav", timeout=120)
 DECORD = FramesConfig(size="320x256", quality=90, stride=1, decoder="decord", timeout=120)
@@ -68,24 +70,21 @@ def decode_only(clip: Path) -> int:
 def whole_stage(clips: list[Path], folder: Path) -> float:
     """Seconds a clip of the stage as the workflow runs it: tar in, shard and ledger out, start counted."""
     rows = []
-    with tarfile.open(folder / "part.tar", "w") as archive:
+    document = {"name": "x", "dataset": {"name": "x", "source": "synthetic", "max_bad_share": 0}}
+    dataset = config.build(config.resolve(document)).dataset
+    tar = folder / dataset.paths.clips("train", "part_0")
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(tar, "w") as archive:
         for number, clip in enumerate(clips):
             archive.add(clip, f"{clip.stem}.mp4")
             rows.append(
                 {"video_id": clip.stem, "class_index": number, "status": "ok", "reason": "", "fps": 0.0}
             )
     counts = dict.fromkeys(("num_frames", "width", "height", "bytes", "source_width", "source_height"), 0)
-    pq.write_table(pa.Table.from_pylist([row | counts for row in rows]), folder / "clips.parquet")
+    pq.write_table(pa.Table.from_pylist([row | counts for row in rows]), tar.with_suffix(".parquet"))
     begun = time.perf_counter()
-    extract_frames(
-        folder / "part.tar",
-        folder / "clips.parquet",
-        folder / "part.lmdb",
-        folder / "frames.parquet",
-        PYAV,
-        threads=2,
-        max_bad_share=0,
-    )
+    with contextlib.chdir(folder):
+        extract_part(dataset, PYAV, "train", "part_0", threads=2)
     return (time.perf_counter() - begun) / len(clips)
 
 

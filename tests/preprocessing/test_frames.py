@@ -1,5 +1,6 @@
 """The frames stage: real clips in, a shard and a ledger out, bad clips accounted for."""
 
+import contextlib
 import io
 import tarfile
 
@@ -11,11 +12,12 @@ import pytest
 from tests.support.full_disk import disk_of
 from tests.support.project import assert_one_line_error, run
 from tests.support.shards import make_clip, pil_decode
+from v4d import config
 from v4d.config import FramesConfig
 from v4d.data.shards import ShardReader
 from v4d.errors import V4DError
 from v4d.preprocessing.decode import ClipBytes, decode_clip
-from v4d.preprocessing.frames import extract_frames, tar_members
+from v4d.preprocessing.frames import extract_part, tar_members
 
 SETTINGS = FramesConfig(size=None, quality=90, stride=1, decoder="auto", timeout=60)
 
@@ -39,25 +41,23 @@ class Stage:
 
     def __init__(self, folder, clips: dict[str, bytes], rows: list[dict]):
         self.folder = folder
-        with tarfile.open(folder / "part_0.tar", "w") as archive:
+        clips_folder = folder / "data/x/clips/train"
+        clips_folder.mkdir(parents=True)
+        with tarfile.open(clips_folder / "part_0.tar", "w") as archive:
             for name, data in clips.items():
                 for suffix, content in ((".mp4", data), (".cls", b"3")):
                     info = tarfile.TarInfo(name + suffix)
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
-        pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
-        self.shard, self.ledger = folder / "train" / "part_0.lmdb", folder / "train" / "part_0.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), clips_folder / "part_0.parquet")
+        made = folder / "data/x/frames/train"
+        self.shard, self.ledger = made / "part_0.lmdb", made / "part_0.parquet"
 
     def run(self, settings=SETTINGS, threads=2, max_bad_share=0.5) -> dict[str, int]:
-        return extract_frames(
-            self.folder / "part_0.tar",
-            self.folder / "clips.parquet",
-            self.shard,
-            self.ledger,
-            settings,
-            threads=threads,
-            max_bad_share=max_bad_share,
-        )
+        dataset = {"name": "x", "source": "synthetic", "max_bad_share": max_bad_share}
+        document = config.resolve({"name": "x", "dataset": dataset})
+        with contextlib.chdir(self.folder):
+            return extract_part(config.build(document).dataset, settings, "train", "part_0", threads)
 
     def rows(self) -> dict[str, dict]:
         return {row["video_id"]: row for row in pq.read_table(self.ledger).to_pylist()}
@@ -90,7 +90,7 @@ def test_clips_become_a_shard_and_a_ledger(tmp_path, shard_clips):
     assert reader.video_ids == ["second", "-first_1", "third"]
     assert list(found) == ["second", "lost", "-first_1", "third"]
     assert found["lost"] == bad_before
-    members = tar_members(tmp_path / "part_0.tar")
+    members = tar_members(tmp_path / "data/x/clips/train/part_0.tar")
     for name, frames, size, fps in (
         ("-first_1", 21, (96, 64), 25),
         ("second", 14, (80, 60), 10),
@@ -209,17 +209,17 @@ def test_a_full_disk_keeps_the_old_shard_and_says_so_in_one_line(tiny):
 
 def test_what_cannot_be_read_is_named(tmp_path, shard_clips):
     stage = Stage(tmp_path, shard_clips, [row(name) for name in shard_clips])
-    (tmp_path / "part_0.tar").write_bytes(b"no tar" * 300)
+    (tmp_path / "data/x/clips/train/part_0.tar").write_bytes(b"no tar" * 300)
     with pytest.raises(V4DError, match=r"cannot read clips .*part_0\.tar"):
         stage.run()
-    (tmp_path / "clips.parquet").write_bytes(b"no table")
-    with pytest.raises(V4DError, match=r"cannot read ledger .*clips\.parquet"):
+    (tmp_path / "data/x/clips/train/part_0.parquet").write_bytes(b"no table")
+    with pytest.raises(V4DError, match=r"cannot read ledger .*clips/train/part_0\.parquet"):
         stage.run()
 
 
 def test_members_are_read_in_place(tmp_path, shard_clips):
     Stage(tmp_path, shard_clips, [])
-    members = tar_members(tmp_path / "part_0.tar")
+    members = tar_members(tmp_path / "data/x/clips/train/part_0.tar")
     assert {name: member.read() for name, member in members.items()} == shard_clips
     assert all(isinstance(member, ClipBytes) for member in members.values())
 

@@ -26,62 +26,38 @@ _NOTHING = {"num_frames": 0, "fps": 0.0, "width": 0, "height": 0, "bytes": 0}
 def extract_part(
     dataset: DatasetConfig, settings: FramesConfig, split: str, part: str, threads: int
 ) -> dict[str, int]:
-    """Make the shard of one part of a configured data set; arguments and errors as `extract_frames`."""
-    paths = dataset.paths
-    return extract_frames(
-        paths.clips(split, part),
-        paths.clips_ledger(split, part),
-        paths.shard(split, part),
-        paths.frames_ledger(split, part),
-        settings,
-        threads=threads,
-        max_bad_share=dataset.max_bad_share,
-    )
+    """Decode the clips of a part into a shard, and account for each of its videos.
 
-
-def extract_frames(
-    tar: str | Path,
-    clips_ledger: str | Path,
-    shard: str | Path,
-    ledger: str | Path,
-    settings: FramesConfig,
-    *,
-    threads: int,
-    max_bad_share: float,
-) -> dict[str, int]:
-    """Decode a part's clips into a shard, and account for each of its videos.
+    Videos that are bad in the ledger of the clips are carried over into the ledger of the frames.
 
     Args:
-        tar, clips_ledger: what the clips stage made; videos that are bad in its ledger are carried over.
-        shard, ledger: what to write; both whole, or as they were.
         threads: decoder processes.
-        max_bad_share: of the clips that the clips stage called good, the share that may turn out bad.
 
     Returns:
         The number of videos of each status.
 
     Raises:
-        V4DError: an input cannot be read, too many clips are bad, the disk is full, or another process
-            is writing the shard.
+        V4DError: an input cannot be read, more than `dataset.max_bad_share` of the clips are bad, the disk is
+            full, or another process is writing the shard.
     """
     import pyarrow.parquet as pq
 
-    table = read_ledger(Path(clips_ledger))
+    tar, name = dataset.paths.clips(split, part), f"{split}/{part}"
+    table = read_ledger(dataset.paths.clips_ledger(split, part))
     rows = table.to_pylist()
-    members = tar_members(Path(tar))
+    members = tar_members(tar)
     good = [row for row in rows if row["status"] == "ok"]
     for row in good:
         if row["video_id"] not in members:
-            row.update(status="missing", reason=f"no clip in {Path(tar).name}", **_NOTHING)
-    part = "/".join(Path(shard).with_suffix("").parts[-2:])
+            row.update(status="missing", reason=f"no clip in {tar.name}", **_NOTHING)
     present = [row for row in good if row["status"] == "ok"]
-    with ShardWriter(shard, _header(settings)) as writer:
+    with ShardWriter(dataset.paths.shard(split, part), _header(settings)) as writer:
         outcomes = _decode(present, members, settings, threads)
-        shown = progress(outcomes, total=len(present), what=part, unit="clips")
+        shown = progress(outcomes, total=len(present), what=name, unit="clips")
         for row, outcome in zip(present, shown, strict=True):
             _take(row, outcome, writer)
-        check_bad_share(part, good, max_bad_share)
-    with atomic_path(ledger) as temporary:
+        check_bad_share(name, good, dataset.max_bad_share)
+    with atomic_path(dataset.paths.frames_ledger(split, part)) as temporary:
         pq.write_table(table.from_pylist(rows, schema=table.schema), temporary)
     return status_counts(row["status"] for row in rows)
 

@@ -78,6 +78,7 @@ class Remote:
 
     @property
     def identity(self) -> list[object]:
+        """What another file at the same address would differ in."""
         return [self.size, self.etag, self.modified]
 
 
