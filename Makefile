@@ -1,6 +1,8 @@
 # make demo   a fresh machine: environment, then `snakemake --cores all`
-# make test   the same environment, then all tests
-# make lint   what CI checks besides
+# make check  lint, types and the fast tests: what to run before a commit
+# make test   the same environment, then all tests but the long ones
+# make long   whole workflows beyond one data set and one network
+# make lint   style and types
 # make schema workflow/schemas/config.schema.yaml anew from v4d/config
 # make docs   docs/config.md and docs/pipeline.svg anew from v4d/config and docs/pipeline.py
 # make lock   envs/requirements.lock and envs/v4d.yaml anew from pyproject.toml
@@ -12,14 +14,21 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 # For another CUDA version: TORCH_INDEX=<the address that PyTorch's install page gives for it>
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint schema docs lock environment clean
+.PHONY: demo check test long lint schema docs lock environment clean
 
 demo: environment
 	$(BIN)/snakemake --cores all
 
+check: lint
+	$(PYTEST) -m "not slow and not long"
+
 test: environment
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+long: environment
+	$(PYTEST) -m long
 
 lint: environment
 	$(BIN)/ruff check .
