@@ -1,9 +1,10 @@
 """Fixtures and hooks for tests of several rooms; the helpers are in tests/support/."""
 
 import os
+import resource
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,39 @@ from tests.support.shared import made_once
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+SLOW = 1.5
+"""Seconds of CPU, children included, from which on a test is to be marked slow."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have the most slow tests: one begun last would keep a single core busy."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Note what a test has computed; its fixtures, which others may share, do not count."""
+    before = cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("cpu", cpu_seconds() - before))
+
+
+def cpu_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which marks `slow` are missing or out of date. No test fails of it: it depends on the machine."""
+    for report in terminalreporter.getreports("passed"):
+        cpu = dict(report.user_properties).get("cpu", 0.0)
+        marked = "slow" in report.keywords or "long" in report.keywords
+        if report.when == "call" and ((cpu > SLOW and not marked) or (cpu < SLOW / 5 and marked)):
+            advice = "need no longer be" if marked else "should be"
+            terminalreporter.write_line(f"{report.nodeid}: {cpu:.1f} s of CPU; {advice} marked slow")
 
 
 @pytest.fixture(autouse=True)
