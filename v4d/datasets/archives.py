@@ -156,7 +156,7 @@ def _read_to_end(stream: IO[bytes] | gzip.GzipFile, path: Path) -> None:
 class _StrictInfo(tarfile.TarInfo):
     """Headers that tarfile would take for the end of the archive raise instead.
 
-    tarfile stops without a word at a damaged header and where the file ends between two members; only a
+    tarfile stops without an error at a damaged header and where the file ends between two members; only a
     block of zeros is an end. Inside gzip, whose checksum says that nothing is missing, the block may lack.
     """
 

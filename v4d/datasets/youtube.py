@@ -187,7 +187,7 @@ def _fetch(row: Any, folder: Path, cookies: str | None, deadline: float) -> Fini
     command += ["--cookies", cookies] if cookies else []
     command += ["--output", str(unfinished).replace("%", "%%")]
     command += [f"https://www.youtube.com/watch?v={row.video_id}"]
-    finished = run_with_deadline(command, timeout=deadline)  # any child, in truth
+    finished = run_with_deadline(command, timeout=deadline)
     if finished.code == 0 and unfinished.exists():
         unfinished.replace(target)
     return finished

@@ -69,7 +69,7 @@ def lease_folder() -> Path:
 
 @contextmanager
 def lease(gpus: Sequence[Gpu], count: int, folder: Path) -> Iterator[list[Gpu]]:
-    """Hold `count` of the GPUs that nobody else holds; wait, and say for whom, while there are too few.
+    """Hold `count` free GPUs; while there are too few, wait and print which process holds them.
 
     All or none are taken: two jobs that wait never hold what the other one needs.
 
@@ -95,6 +95,7 @@ def lease(gpus: Sequence[Gpu], count: int, folder: Path) -> Iterator[list[Gpu]]:
 
 
 def lock_file(gpu: Gpu, folder: Path) -> Path:
+    """The file whose lock is the lease on a GPU."""
     return folder / f"{gpu.uuid}.lock"
 
 
@@ -102,14 +103,14 @@ def hold(path: Path, launcher: int | str) -> TextIO:
     """Share a launcher's lock for as long as the file that is returned stays open.
 
     Raises:
-        V4DError: the launcher is gone, and somebody else has the GPU by now.
+        V4DError: the launcher is gone, and another job holds the GPU.
     """
     file = path.open("r")
     with _open(path.with_name(GATE)) as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         holder = file.read().strip()
         if holder == str(launcher):
-            fcntl.flock(file, fcntl.LOCK_SH)  # nobody tries for it alone: the gate is ours
+            fcntl.flock(file, fcntl.LOCK_SH)  # safe: exclusive attempts need the gate lock, which we hold
             return file
     file.close()
     raise V4DError(f"the GPU of {path} was leased by process {launcher}, and is now by process {holder}")
@@ -119,8 +120,8 @@ def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> list[tuple[Gpu, Text
     """The first `count` free GPUs with their locks, or none."""
     taken: list[tuple[Gpu, TextIO]] = []
     with _open(folder / GATE) as gate:
-        # Everybody who takes comes through here, one after the other: between the try for a lock of one's own
-        # and its change into one that the processes can share, nobody else can slip in.
+        # The gate lock makes the jobs take GPUs one after the other: no other job can lock a GPU between the
+        # exclusive attempt and its change into the shared lock that the ranks join.
         fcntl.flock(gate, fcntl.LOCK_EX)
         for gpu in gpus:
             if len(taken) == count:
@@ -145,7 +146,7 @@ def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> list[tuple[Gpu, Text
 
 
 def _open(path: Path) -> TextIO:
-    """Open for reading and writing; whoever makes it lets all users write to it.
+    """Open for reading and writing; the user who creates the file lets all users write to it.
 
     Made apart from opened: in a folder that all may write, Linux refuses O_CREAT on another user's file.
     """

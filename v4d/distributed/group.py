@@ -34,6 +34,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
 
@@ -43,8 +44,8 @@ def process_group() -> Iterator[DistributedContext]:
 
     Where the launcher is killed (kill -9), this process is killed with it, without saving anything.
 
-    Who fails leaves without a word: taking leave of NCCL waits for the other ranks, which wait in a
-    collective for this one, and neither its traceback nor its exit code would come out.
+    A failing rank does not call destroy_process_group: it would block on ranks that wait in a collective, and
+    its traceback and exit code would be lost.
     """
     if LIFELINE in os.environ:
         end_with(os.environ[LIFELINE])
@@ -134,12 +135,13 @@ def any_rank(ranks: DistributedContext, value: bool) -> bool:
 
 
 def barrier(ranks: DistributedContext) -> None:
+    """Wait until every rank has come here."""
     if ranks.size > 1:
         dist.barrier()
 
 
 def wait_for_main(error: V4DError) -> None:
-    """Most mistakes meet all ranks alike, and rank 0 says them: the launcher then ends this process here."""
+    """Let rank 0 print an error that all ranks meet; the launcher ends the other ranks while they wait here."""
     if isinstance(error, WorkerDied) or os.environ.get("RANK", "0") == "0":
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -147,20 +149,23 @@ def wait_for_main(error: V4DError) -> None:
 
 
 class PipeSafeStream:
-    """A stream whose reader may be gone, e.g. a `tee` that has heard the signal to stop too.
+    """A stream that ignores BrokenPipeError.
 
-    What is said then is lost. The state, which is saved after it is said, is not.
+    A `tee` behind this process may get the same stop signal and end first; a failed print must not prevent
+    the checkpoint.
     """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write the text, or drop it where the reader is gone."""
         with contextlib.suppress(BrokenPipeError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Flush, where the reader is still there."""
         with contextlib.suppress(BrokenPipeError):
             self._stream.flush()
 

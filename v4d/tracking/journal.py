@@ -73,15 +73,19 @@ class JournalTracker(Tracker):
 
     @property
     def run_id(self) -> str | None:
+        """The run's id; None until the tracker has answered once."""
         return self.pusher.run_id
 
     def log_params(self, params: dict[str, Any]) -> None:
+        """Settings of the run; a value is cut at 6,000 characters, MLflow's limit."""
         self._write({"kind": "param", "key": k, "value": str(v)[:6000]} for k, v in params.items())
 
     def set_tags(self, tags: dict[str, Any]) -> None:
+        """Tags of the run."""
         self._write({"kind": "tag", "key": key, "value": str(value)} for key, value in tags.items())
 
     def log_metrics(self, metrics: dict[str, float], step: int, *, once: bool = False) -> None:
+        """Numbers at a step; `once` leaves out points that the journal holds already."""
         now = int(time.time() * 1000)
         fresh = {k: v for k, v in metrics.items() if not once or (k, step) not in self._known}
         self._known |= {(key, step) for key in fresh}
@@ -91,12 +95,15 @@ class JournalTracker(Tracker):
         )
 
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
+        """A file, which must exist until the tracker is closed."""
         self._write([{"kind": "artifact", "path": str(path), "folder": folder}])
 
     def log_dataset(self, info: dict[str, Any]) -> None:
+        """The content of dataset.json as an input of the run."""
         self._write([{"kind": "dataset", "info": info}])
 
     def log_model(self, path: str | Path) -> None:
+        """A finished model file."""
         self._write([{"kind": "model", "path": str(path)}])
 
     def start_system_metrics(self) -> None:
@@ -107,6 +114,7 @@ class JournalTracker(Tracker):
             self._monitor = self.pusher.backend.monitor(self.run_id)
 
     def close(self, status: str = "FINISHED") -> None:
+        """Send what is left, for at most `PATIENCE_SECONDS`."""
         if self._closing.is_set():
             return
         if self._monitor is not None:
