@@ -141,7 +141,7 @@ def barrier(ranks: DistributedContext) -> None:
 
 
 def wait_for_main(error: V4DError) -> None:
-    """Let rank 0 print an error that all ranks meet; the launcher ends the other ranks while they wait here."""
+    """Let rank 0 print an error that all ranks meet; the launcher ends the others while they wait here."""
     if isinstance(error, WorkerDied) or os.environ.get("RANK", "0") == "0":
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
