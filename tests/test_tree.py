@@ -55,7 +55,7 @@ COVERS = {
     "report/test_comparison.py": "datasets.published report.mlflow_runs",
     "report/test_report.py": "plotting.curves plotting.plots plotting.style report.example_videos report.page"
     " report.tables",
-    "tracking/test_tracking.py": "tracking.base tracking.journal tracking.mlflow",
+    "tracking/test_tracking.py": "tracking.base tracking.journal",
     "preprocessing/test_frames.py": "preprocessing.ledger",
     "training/test_options.py": "training.inputs training.metric_logger",
     "training/test_resume.py": "training.outputs training.trainer",

@@ -133,6 +133,24 @@ def test_a_server_that_is_down_at_the_start_gets_everything_later(server, tmp_pa
     assert run_links(settings) == [link | {"url": ""}]
 
 
+def test_a_failure_of_the_client_is_called_one_and_tried_again(tmp_path, monkeypatch, capsys, database):
+    monkeypatch.chdir(tmp_path)
+    create, failures = MlflowClient.create_run, iter([KeyError("_MLFLOW_TELEMETRY_SESSION_ID")])
+
+    def fails_once(*args, **kwargs):
+        for failure in failures:
+            raise failure
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", fails_once)
+    with open_tracker(config(database), "v4d", state_file=state_file(tmp_path)) as tracker:
+        log(tracker, range(3))
+    said = capsys.readouterr().err
+    assert "its client failed (KeyError: '_MLFLOW_TELEMETRY_SESSION_ID')" in said and "answer" not in said
+    sync(config(database))
+    assert history(database) == [0, 1, 2]
+
+
 def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("v4d.tracking.journal.PUSH_SECONDS", 0.2)

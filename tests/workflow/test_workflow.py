@@ -18,6 +18,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+from tests.support import offline
 from tests.support.project import ROOT, environment
 from tests.support.workflow import WORKFLOW, checkout, command, snakemake
 from v4d import config as configs
@@ -34,9 +35,13 @@ def stamps(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A project that has run once, and what it printed."""
+    """A project that has run once, without a network, and what it printed."""
     folder = checkout(tmp_path_factory.mktemp("flow"))
-    return folder, snakemake(folder)
+    offline.install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in offline.UNDER_TEST:
+            patch.delenv(name, raising=False)
+        return folder, snakemake(folder)
 
 
 def test_it_ends_with_results_and_says_where(finished):
@@ -47,6 +52,17 @@ def test_it_ends_with_results_and_says_where(finished):
     assert any(f"{RESULTS}/comparison.csv" in line for line in last)
     assert any(f"{RESULTS}/report.html" in line for line in last)
     assert any("mlflow ui --backend-store-uri sqlite:///mlflow.db" in line for line in last)
+
+
+def test_nobody_beyond_this_machine_is_asked_or_told_anything(finished):
+    folder, _ = finished
+    ran = "\n".join(offline.programs(folder))
+    stages = "annotations download clips frames manifest tracking-init train test compare report"
+    assert all(f"v4d {stage} " in ran for stage in stages.split()), ran
+    assert all(
+        f"-m {module}" in ran for module in ("snakemake", "v4d.training.worker", "v4d.evaluation.stage")
+    )
+    assert offline.attempts(folder) == []
 
 
 def test_the_comparison_read_with_duckdb(finished):

@@ -42,7 +42,7 @@ def sync(config: Config) -> list[str]:
     """Send every journal of a config that the tracker has not seen whole; the names of the runs sent.
 
     Raises:
-        V4DError: the tracker still does not answer.
+        V4DError: the tracker still does not answer, or its client fails.
     """
     sent = []
     for journal in sorted(config.results.glob(f"*/{JOURNAL}")):
@@ -55,7 +55,7 @@ def sync(config: Config) -> list[str]:
             continue
         pusher.push()
         if pusher.pending():
-            raise V4DError(f"{config.tracking.uri} did not take everything; {journal} is kept")
+            raise V4DError(f"{pusher.problem}; {journal} is kept")
         sent.append(run)
     return sent
 

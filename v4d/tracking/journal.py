@@ -161,7 +161,9 @@ class Pusher:
         self.run_id: str | None = state.get("run_id")
         self.offset: int = state.get("journal_bytes", 0)
         self._opened = False
-        self._warned = False
+        self.problem = ""
+        """Why the last try failed."""
+        self._warned_of: set[bool] = set()
         self._next_try = 0.0
         self._wait = PUSH_SECONDS
 
@@ -179,7 +181,7 @@ class Pusher:
             return journal.readline().endswith(b"\n")
 
     def push(self) -> None:
-        """Send everything that the journal holds; a failure is a warning, once, and a later try."""
+        """Send everything that the journal holds; a failure is a warning, once a kind, and a later try."""
         if not self.pending() or time.monotonic() < self._next_try:
             return
         with self._tolerant():
@@ -224,9 +226,11 @@ class Pusher:
             yield
             self._wait = PUSH_SECONDS
         except Exception as error:
-            if not self._warned:
-                print(f"tracking: {explained(self.backend, error)}; training goes on", file=sys.stderr)
-            self._warned = True
+            self.problem = explained(self.backend, error)
+            away = self.backend.is_away(error)
+            if away not in self._warned_of:
+                print(f"tracking: {self.problem}; training goes on", file=sys.stderr)
+            self._warned_of.add(away)
             self._wait = min(2 * self._wait, 60.0)
             self._next_try = time.monotonic() + self._wait
 

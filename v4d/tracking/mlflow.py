@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,26 @@ class MlflowBackend:
         return monitor
 
     def is_away(self, error: Exception) -> bool:
-        """A connection that fails, a timeout, or a server's own error (5xx)."""
+        """A connection that fails, a timeout, or a server's own error (5xx); also one behind the error.
+
+        MLflow raises its own exception over that of `requests`, and gives it the status 500.
+        """
+        import requests
+        import urllib3
         from mlflow.exceptions import MlflowException
 
-        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
-        return isinstance(error, OSError) or (status is not None and status >= 500)
+        lost = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)
+        return any(
+            isinstance(cause, (*lost, urllib3.exceptions.HTTPError))
+            or (isinstance(cause, MlflowException) and cause.get_http_status_code() >= 500)
+            for cause in _chain(error)
+        )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def mlflow_client(uri: str) -> Any:
@@ -94,9 +110,9 @@ def mlflow_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # MLflow tells a third party of every training, unless it is told not to.
+    # MLflow tells its makers of every run, unless it is told not to. That may make the creation of a run
+    # fail: a thread of its client removes an environment variable that the client reads (3.17, a KeyError).
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
     from mlflow import MlflowClient
 
     # Forty lines about the tables of a fresh database, and hints about columns of a table of counts.
