@@ -32,7 +32,7 @@ from v4d.cli import COMMANDS, main
 for words in [["--help"], *([name, "--help"] for name in COMMANDS)]:
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main(words)
-heavy = {"torch", "numpy", "pandas", "pyarrow", "matplotlib", "mlflow", "av", "yaml", "jsonschema"}
+heavy = {"torch", "numpy", "pandas", "pyarrow", "matplotlib", "mlflow", "av", "jsonschema"}
 print(json.dumps(sorted(heavy & set(sys.modules))))
 """
 

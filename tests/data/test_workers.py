@@ -16,11 +16,12 @@ from tests.support.shards import write_records
 from v4d.config import CropConfig
 from v4d.data.dataset import VideoRecord
 from v4d.data.loader import Loader, train_loader
+from v4d.data.sampling import ClipSpec
 from v4d.data.workers import shared_bytes
 from v4d.errors import WorkerDied
 
 CROP = CropConfig(kind="multi_scale", size=40, jitter=(64, 80), flip=0.5)
-TRAIN = {"units": 3, "frames": 4, "frame_stride": 2, "crop": CROP, "batch_size": 4, "seed": 5}
+TRAIN = {"clip": ClipSpec(3, 4, 2), "crop": CROP, "batch_size": 4, "seed": 5}
 
 
 @pytest.fixture(scope="module")

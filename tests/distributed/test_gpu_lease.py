@@ -14,6 +14,7 @@ import torch
 
 from tests.support.project import environment
 from v4d.distributed import gpu_lease as gpus
+from v4d.distributed import group
 from v4d.distributed import launcher as distributed
 from v4d.distributed.gpu_lease import Gpu, hold, lease, lock_file
 from v4d.errors import V4DError
@@ -161,7 +162,7 @@ def test_the_processes_see_what_was_leased(two_visible, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with lease([Gpu("3", "GPU-0003")], 1, two_visible), distributed._leased_gpus(1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-        with distributed._hold_lease() as held:
+        with group._hold_lease() as held:
             assert Path(held.name).name == "GPU-0001.lock"
 
 
@@ -169,4 +170,4 @@ def test_sharing_is_for_who_asks(two_visible, monkeypatch):
     monkeypatch.setenv(gpus.SHARE, "1")
     with lease([Gpu("3", "GPU-0003")], 1, two_visible), distributed._leased_gpus(2):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
-        assert distributed._hold_lease() is None
+        assert group._hold_lease() is None
