@@ -42,7 +42,6 @@ COVERS = {
     "distributed/test_launcher.py": "distributed.group distributed.job",
     "distributed/test_rendezvous.py": "distributed.several_nodes",
     "doctor/test_doctor.py": "doctor.finding doctor.hardware doctor.software",
-    "evaluation/test_explain.py": "plotting.maps",
     "evaluation/test_predict.py": "checkpoints evaluation.video_file",
     "evaluation/test_stage.py": "data.index evaluation.pieces evaluation.predictions evaluation.results",
     "models/test_anchors.py": "models.imagenet",
@@ -53,8 +52,7 @@ COVERS = {
     "preprocessing/test_decode.py": "utils.processes",
     "preprocessing/test_estimate.py": "utils.cost",
     "report/test_comparison.py": "datasets.published report.mlflow_runs",
-    "report/test_report.py": "plotting.curves plotting.plots plotting.style report.example_videos report.page"
-    " report.tables",
+    "report/test_report.py": "plotting.curves plotting.style report.example_videos report.page report.tables",
     "tracking/test_tracking.py": "tracking.base tracking.journal",
     "preprocessing/test_frames.py": "preprocessing.ledger",
     "training/test_options.py": "training.inputs training.metric_logger",

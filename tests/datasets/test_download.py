@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -222,10 +223,19 @@ def test_all_connections_are_used_and_no_more(served, tmp_path, good):
     assert most == 3
 
 
-def test_the_rate_limit_holds_for_all_connections_together(served, tmp_path, good):
-    started = time.monotonic()
-    assert bring(served, tmp_path, connections=4, rate_limit=0.1) == good  # 100 kB/s
-    assert time.monotonic() - started > 0.8 * len(good) / 1e5  # never faster, whatever the machine
+def test_the_rate_limit_holds_for_all_connections_together(served, tmp_path, good, monkeypatch):
+    """By a clock that stands still: the last piece is due when all bytes are, at 100 kB a second."""
+    waits = []
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return self.is_set()
+
+    monkeypatch.setattr(transfer, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(transfer, "threading", SimpleNamespace(**vars(threading) | {"Event": Event}))
+    assert bring(served, tmp_path, connections=4, rate_limit=0.1) == good
+    assert max(waits) == pytest.approx(len(good) / 1e5, rel=1e-3)
 
 
 def test_a_file_too_large_for_the_disk_is_refused_before_it_is_begun(served, tmp_path):

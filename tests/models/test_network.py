@@ -19,9 +19,14 @@ UNITS, FRAMES, CLASSES = 2, 2, 5
 BF16 = 0.03
 """Largest difference of a logit in bf16, relative to the largest one; 0.007 to 0.010 was seen."""
 
-
 BACKBONES = {arch for arch in RESNETS if arch.startswith("i3ds_resnet") and f"v4d{arch[4:]}" in RESNETS}
 """All of their layers are in the V4D network of the same depth: what takes long is tried there."""
+
+
+def sized(archs, long=()):
+    """Architectures as parameters: all but the tiny ones take seconds."""
+    marks = {arch: pytest.mark.long if arch in long else pytest.mark.slow for arch in archs}
+    return [pytest.param(arch, marks=() if arch.endswith("tiny") else marks[arch]) for arch in archs]
 
 
 def network(arch, preset="paper", **options):
@@ -57,7 +62,7 @@ def step(model, x):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("arch", RESNETS)
+@pytest.mark.parametrize("arch", sized(RESNETS))
 def test_forward_and_backward(arch, preset):
     model = network(arch, preset)
     for size in ((32, 32), (40, 56)):
@@ -121,7 +126,7 @@ def test_dropout_is_a_mask_a_unit_as_released_or_one_a_video_as_in_the_paper():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("arch", ["v4d_resnet18", "v4d_resnet50", "v4d_tiny"])
+@pytest.mark.parametrize("arch", sized(["v4d_resnet18", "v4d_resnet50", "v4d_tiny"]))
 def test_with_4d_kernels_at_zero_it_is_tsn_bit_for_bit(arch, preset):
     model = randomise_blocks4d(network(arch, preset)).eval()
     tsn = network(arch.replace("v4d", "i3ds"), preset).eval()
@@ -170,9 +175,7 @@ def test_frozen_parts_stay_as_they_are_until_unfrozen():
     assert model.stem.conv.weight.requires_grad
 
 
-@pytest.mark.parametrize(
-    "arch", [pytest.param(arch, marks=pytest.mark.long if arch in BACKBONES else ()) for arch in RESNETS]
-)
+@pytest.mark.parametrize("arch", sized(RESNETS, long=BACKBONES))
 def test_bf16_channels_last_and_checkpointing(arch):
     model = randomise_blocks4d(network(arch))
     x = videos()
@@ -199,7 +202,7 @@ def test_bf16_channels_last_and_checkpointing(arch):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.long)])
-@pytest.mark.parametrize("arch", RESNETS)
+@pytest.mark.parametrize("arch", sized(RESNETS))
 def test_compiles_as_one_graph(arch, backend):
     """Captured, and differentiated ahead of time; the code generator behind it is PyTorch's own business."""
     model = randomise_blocks4d(network(arch))

@@ -9,11 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.container import BarContainer, ErrorbarContainer
-from matplotlib.image import imread
 
 from tests.support.made_by_hand import NASTY, NASTY_CLASSES
 from v4d import config as configuration
@@ -21,7 +19,6 @@ from v4d.cli import main
 from v4d.data.sampling import eval_indices
 from v4d.data.shards import ShardReader
 from v4d.plotting import curves, plots
-from v4d.plotting.style import save
 from v4d.report import tables as facts
 from v4d.report.comparison import compare
 from v4d.report.example_videos import jpeg_address, samples, thumbnails
@@ -266,22 +263,6 @@ def test_passwords_in_addresses_are_not_passed_on():
     assert without_user("see https://me:secret@host:5000/x") == "see https://host:5000/x"
     assert without_user("https://me:se@cret@host/x@y") == "https://host/x@y"
     assert without_user("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
-
-
-@pytest.mark.parametrize("count", [1, 24, 25, 400])
-def test_plots_of_few_and_of_many_classes(tmp_path, count):
-    names = [f"class {number}" for number in range(count)]
-    matrix = pd.DataFrame(10 * np.eye(count, dtype=int), columns=names)
-    matrix.insert(0, "label", names)
-    table = pd.DataFrame({"label": names, "videos": 10, "top1": np.linspace(5, 95, count)})
-    confusion, per_class = plots.confusion(matrix), plots.per_class(table)
-    for name, figure in {"confusion": confusion, "per_class": per_class}.items():
-        save(tmp_path / f"{name}.png", figure)
-        assert max(imread(tmp_path / f"{name}.png").shape[:2]) < 2000  # pixels, on any number of classes
-    named = [text.get_text() for axes in per_class.axes for text in axes.get_yticklabels()]
-    wanted = names if count <= 24 else [*names[-3:], *names[:3]]
-    assert set(wanted) <= set(named)
-    assert len(confusion.axes[0].get_xticklabels()) == count or count > 24
 
 
 def test_names_of_classes_are_text_and_a_plot_of_a_model_that_is_gone_goes(project, tmp_path, monkeypatch):
