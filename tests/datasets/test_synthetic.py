@@ -120,6 +120,7 @@ def guessed(first: np.ndarray, second: np.ndarray) -> float:
     return (votes == labels).mean()
 
 
+@pytest.mark.slow
 def test_neither_one_unit_nor_the_places_of_the_rests_tell_two_classes_of_one_axis_apart():
     left, right = (CLASSES.index(name) for name in ("left_then_right", "right_then_left"))
     assert guessed(shown(left, 800, 1), shown(right, 800, 1)) < 0.6

@@ -66,6 +66,7 @@ def start(project: Path, **training) -> subprocess.Popen:
     return training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGUSR1, False), (signal.SIGTERM, True)])
 def test_a_signal_saves_and_asks_for_another_start(tiny, number, to_all):
     """Also one to each process of the job, as Slurm sends it. To save, ten batches more must be loaded."""
@@ -110,6 +111,7 @@ def test_who_fails_does_not_wait_for_the_others(monkeypatch):
     assert left
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_takes_the_job_down(tiny):
     training = start(tiny)
     ranks = [p for p in psutil.Process(training.pid).children() if "worker" in " ".join(p.cmdline())]
@@ -131,6 +133,7 @@ if os.environ.get("RANK") == "1":
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_raises_leaves_its_traceback_and_ends_the_others(tiny):
     (tiny / "hook").mkdir()
     (tiny / "hook/sitecustomize.py").write_text(BREAKS_ON_RANK_1)
@@ -154,6 +157,7 @@ def test_a_class_without_training_videos_is_refused(classes):
         check_data(stage, videos, classes, processes=1)
 
 
+@pytest.mark.slow
 def test_a_second_training_of_the_same_stage_is_refused(tiny):
     training = start(tiny)
     done = v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 1, cwd=tiny, check=False)
@@ -166,6 +170,7 @@ def test_a_second_training_of_the_same_stage_is_refused(tiny):
     assert_one_line_error(done, "is being written by process")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

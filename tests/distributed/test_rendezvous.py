@@ -76,6 +76,7 @@ def test_what_is_missing_is_one_line(environ, words):
         meeting(environ, COMMAND)
 
 
+@pytest.mark.slow
 def test_two_nodes_train_as_two_processes_do(tiny):
     write_config(tiny, configs.merge(TINY, {"training": {"epochs": 1}}))
     v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 2, cwd=tiny)

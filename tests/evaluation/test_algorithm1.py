@@ -73,8 +73,8 @@ def test_the_same_scores_as_brute_force(preset, infer, train, dtype, exact):
 @pytest.mark.parametrize(
     ("arch", "options"),
     [
-        ("v4d_resnet50", {"preset": "released"}),
-        ("v4d_resnet50", {"preset": "paper"}),
+        pytest.param("v4d_resnet50", {"preset": "released"}, marks=pytest.mark.slow),
+        pytest.param("v4d_resnet50", {"preset": "paper"}, marks=pytest.mark.slow),
         ("v4d_tiny", {"blocks": {"res2": [1], "res3": [1], "res4": [1], "res5": [1]}}),
         ("v4d_tiny", {"blocks": {"res5": [1]}}),
         ("v4d_tiny", {"kernel": (3, 1, 1, 1)}),
@@ -123,6 +123,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= self.sizes.pop(key)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_chunk_and_keep():
     """On tensors without data: `keep` units as in front of the first block, and a chunk's own needs."""
     most = {}
@@ -178,6 +179,7 @@ def test_fewer_units_than_trained_are_refused():
         video_scores(network(), torch.randn(1, 3, 3, 2, 16, 16))
 
 
+@pytest.mark.slow
 def test_the_multiply_adds_of_the_released_resnet50():
     """At most 5,400 GMAC for 10 into 4 at 8x256x256, counted without data; 13,418 by brute force."""
     with FakeTensorMode(allow_non_fake_inputs=True):

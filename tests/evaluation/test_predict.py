@@ -66,6 +66,7 @@ def half_red_half_green(path: str) -> None:
     ffmpeg("-f", "lavfi", "-i", RED, "-f", "lavfi", "-i", GREEN, "-filter_complex", join, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("from_the_config", [True, False])
 def test_a_video_has_the_scores_that_the_test_stage_gave_it(tiny, monkeypatch, from_the_config):
     """Archive to clip to shard to test, against the archive's file through predict."""
@@ -200,6 +201,7 @@ def test_a_checkpoint_as_the_authors_released_it_is_taken_as_it_is(tmp_path):
     torch.testing.assert_close(finished.model(x), model.eval()(x))
 
 
+@pytest.mark.slow
 def test_an_exported_program_gives_the_checkpoints_scores(capsys):
     colour_checkpoint()
     assert main(["export", "colour.pt", "--out", "colour.pt2", "--size", "32"]) == 0

@@ -68,6 +68,7 @@ def readers() -> list[ShardReader]:
     return [ShardReader(path) for path in sorted(Path("data/colours/frames/val").glob("*.lmdb"))]
 
 
+@pytest.mark.slow
 def test_a_model_with_known_answers_gives_the_exact_table():
     config = made.write_config(dataset={"synthetic": {"videos": {"val": 15}}})
     made.write_data(config, made.coloured_videos(13), bad={"lost": "missing", "broken": "corrupt"})
@@ -133,6 +134,7 @@ def test_orders_and_crops_and_units_are_what_they_say():
     assert (np.abs(scores - scores[0]).max((1, 2))[1:] > 1e-3).all()  # this model looks at order
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_plots")
 def test_batches_and_chunks_change_nothing_beyond_rounding():
     models = {"v4d": {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2, "checkpoint": "v4d.pt"}}
@@ -175,6 +177,7 @@ def test_centre_crop_short_side_one_pass_and_bf16():
     np.testing.assert_allclose(tested(precision="bf16"), centre, atol=0.1)
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_and_a_kill_in_the_middle_give_identical_files(capfd):
     config = made.write_config(testing={"batch_size": 1, "orders": ["normal"]})
     made.write_data(config, made.moving_videos(12))
@@ -301,6 +304,7 @@ def test_a_network_whose_scores_are_no_numbers_is_right_about_nothing(capsys):
     assert not (config.paths.test("colour") / "metrics.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_plots")
 def test_a_class_may_have_any_name():
     """Names of columns, of values that pandas takes for missing, and numbers."""
@@ -314,6 +318,7 @@ def test_a_class_may_have_any_name():
     assert (counts.sum(1) == 3).all() and counts.trace() == 10
 
 
+@pytest.mark.slow
 def test_a_test_with_fewer_units_leaves_no_plot_of_the_one_before():
     config = made.write_config(dataset=FEW)
     made.write_data(config, made.coloured_videos(4))
@@ -323,6 +328,7 @@ def test_a_test_with_fewer_units_leaves_no_plot_of_the_one_before():
     assert not (run_test() / "by_units.png").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_tested_is_said_in_one_line(capfd):
     config = made.write_config(models={"new": {"arch": "v4d_tiny", "units": 2, "frames": 3}})
     for model, message in {

@@ -22,6 +22,7 @@ def randomised(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("kind", ["i3ds", "v4d"])
 def test_a_static_clip_is_the_2d_network_on_its_frame(depth, kind, tmp_path):
@@ -118,6 +119,7 @@ def copied(theirs: nn.Module, classes: int) -> nn.Module:
     return ours
 
 
+@pytest.mark.slow
 def test_i3ds_resnet50_is_slow_r50_before_and_after_a_step():
     torch.manual_seed(0)
     theirs = randomised(slow_r50(7))

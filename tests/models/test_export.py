@@ -31,6 +31,7 @@ def program(tmp_path_factory):
     return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("videos")},))
 
 
+@pytest.mark.slow
 def test_export_reload_compare(tmp_path):
     model = saved(tmp_path / "model.pt")
     run("export", "model.pt", "--out", "model.pt2", "--size", 32, cwd=tmp_path)

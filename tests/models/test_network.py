@@ -218,6 +218,7 @@ def test_compiles_as_one_graph(arch, backend):
         assert (ours - gradient).abs().max() <= 1e-3 * gradient.abs().max() + 1e-6, name
 
 
+@pytest.mark.slow
 def test_compiled_with_checkpointing():
     """In float64, where equal is equal; a batch norm counts each batch once here as well."""
     model = randomise_blocks4d(network("v4d_tiny")).double()
@@ -240,6 +241,7 @@ DDP_FIRST = ("v4d_tiny", "i3ds_tiny", "v4d_resnet50")
 """With both kinds of residual blocks, with 4D blocks and without."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "archs", [DDP_FIRST, pytest.param(sorted({*RESNETS} - {*DDP_FIRST}), marks=pytest.mark.long)]
 )

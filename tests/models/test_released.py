@@ -30,6 +30,7 @@ def resnet18():
     return made_up_weights(released_resnet18_shapes(200))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["5d", "6d"])
 def test_logits_of_the_released_resnet50(layout):
     example = released_example(layout)
@@ -63,6 +64,7 @@ def test_the_rebuilt_network_is_the_authors():
     assert (logits - torch.tensor(example["logits"])).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_any_wrapping_of_the_same_weights(resnet18, tmp_path):
     bare = {name.removeprefix("module."): value for name, value in resnet18.items()}
     five_d = {
@@ -144,6 +146,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
             load_released(tmp_path / name, units=4)
 
 
+@pytest.mark.slow
 def test_import_puts_classes_into_order(resnet18, tmp_path):
     """The network gives a video the same class by name, whichever order its outputs have."""
     from v4d.datasets import released_classes

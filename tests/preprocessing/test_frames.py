@@ -158,6 +158,7 @@ def test_bad_clips_are_rows_with_the_decoders_words(tmp_path, shard_clips):
     assert set(ShardReader(stage.shard).video_ids) == set(shard_clips)
 
 
+@pytest.mark.slow
 def test_a_clip_past_its_deadline_is_a_row(tmp_path, shard_clips):
     long = make_clip(tmp_path / "long.mp4", source="testsrc2=size=640x480:rate=25", frames=400).read_bytes()
     stage = Stage(tmp_path, {"long": long} | shard_clips, [row(name) for name in ("long", *shard_clips)])

@@ -182,6 +182,7 @@ def test_published_rows_stand_beside_ours_and_are_marked():
     assert "Mini" not in text
 
 
+@pytest.mark.slow
 def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypatch, capsys, mlflow_database):
     monkeypatch.chdir(tmp_path)
     shutil.copy(mlflow_database, tmp_path)

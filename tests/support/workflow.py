@@ -46,9 +46,9 @@ def command(*words: str) -> list[str]:
 
 
 def snakemake(folder: Path, *words: str, check: bool = True) -> str:
-    """Run Snakemake and return all that it printed; a dry run (-n) in a fork of this process."""
+    """Run Snakemake and return all that it printed."""
     if "-n" in words:
-        code, printed = _forked(folder, command(*words))
+        code, printed = dry_run(folder, *command(*words)[3:])
     else:
         env = environment() | {"PYTHONPATH": str(folder)}
         done = subprocess.run(
@@ -60,21 +60,23 @@ def snakemake(folder: Path, *words: str, check: bool = True) -> str:
     return printed
 
 
-def _forked(folder: Path, words: list[str]) -> tuple[int | None, str]:
-    import snakemake.cli  # noqa: F401  for the children to have
+def dry_run(folder: Path, *words: str) -> tuple[int | None, str]:
+    """Run Snakemake without jobs, in a fork of this process; its exit code and what it printed."""
+    import snakemake.cli  # noqa: F401  for the fork to have
 
     with tempfile.NamedTemporaryFile("r") as printed:
-        child = start(_dry_run, folder, words[3:], printed.name)
+        child = start(_snakemake, folder, words, printed.name)
         child.join()
         return child.exitcode, printed.read()
 
 
-def _dry_run(folder: Path, words: list[str], printed: str) -> None:
+def _snakemake(folder: Path, words: tuple[str, ...], printed: str) -> None:
     from snakemake.cli import main
 
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
+    sys.path.insert(0, str(folder))
     with Path(printed).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        main(words)
+        main(list(words))

@@ -102,6 +102,7 @@ def history(uri: str, key: str = "train/loss") -> list[int]:
     return sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_at_the_start_gets_everything_later(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = config(server.uri)
@@ -151,6 +152,7 @@ def test_a_failure_of_the_client_is_called_one_and_tried_again(tmp_path, monkeyp
     assert history(database) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("v4d.tracking.journal.PUSH_SECONDS", 0.2)
@@ -286,6 +288,7 @@ def test_system_metrics_go_to_the_run(tmp_path, monkeypatch):
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_four_processes_on_one_fresh_database(tmp_path):
     """They all fail unless one early step made it; the workflow's rule `tracking` is that step."""
     write_config(tmp_path, configs.merge(TINY, {"tracking": {"backend": "mlflow"}}))
@@ -311,6 +314,7 @@ def _track(folder: Path, name: str | None) -> None:
             tracker.log_metrics({"loss": 1.0}, step)
 
 
+@pytest.mark.slow
 def test_without_tracking_everything_works(tiny):
     tracker = open_tracker(config("", backend="none"), "v4d", state_file=state_file(tiny))
     log(tracker, range(3))
@@ -346,6 +350,7 @@ assert cli.main(["report", *config]) == 0
 """
 
 
+@pytest.mark.slow
 def test_where_mlflow_is_not_installed_all_else_works(tiny):
     write_config(tiny, configs.merge(TINY, {"tracking": {"backend": "mlflow"}, "training": {"epochs": 1}}))
     words = [sys.executable, "-c", WITHOUT_MLFLOW]
@@ -356,6 +361,7 @@ def test_where_mlflow_is_not_installed_all_else_works(tiny):
     assert (tiny / "results/tiny/report.html").exists() and not (tiny / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_final_weights_open_with_mlflow(tiny, monkeypatch, mlflow_database):
     import mlflow
     import torch

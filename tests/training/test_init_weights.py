@@ -83,6 +83,7 @@ def test_torchvision_s_file_is_inflated(tmp_path):
     assert torch.equal(model.stem.bn.weight, flat.bn1.weight)
 
 
+@pytest.mark.slow
 def test_a_released_checkpoint(tmp_path):
     """Written with the authors' names; 200 classes mean the Mini-Kinetics networks."""
     from v4d.models.state_dict_names import foreign_names
@@ -104,6 +105,7 @@ def test_a_released_checkpoint(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_one_line(tmp_path):
     other = saved(tmp_path, network("i3ds_resnet18"))
     with pytest.raises(

@@ -160,6 +160,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(tiny, monkeypa
     assert numbers["val/loss"] == pytest.approx(told["val/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_training_is_a_model_too(tiny):
     """So that the best epoch can be tested, exported and used like the last one."""
     train(tiny)

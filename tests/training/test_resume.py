@@ -19,6 +19,8 @@ from v4d.models.checkpoint import load_model
 from v4d.training.step import TrainStep
 from v4d.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10  # 20 videos, 4 a step, 2 epochs
 TRACKED = {"backend": "mlflow", "log_model": False, "system_metrics": False}
 

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.support.project import TINY, environment, write_config
 from tests.support.workflow import checkout
 from v4d import config
+
+pytestmark = pytest.mark.slow
 
 PLACES = {"models": {"v4d": {"blocks": {"res3": [1]}}}}
 

@@ -56,7 +56,7 @@ MODELS["mean_colour"] = Architecture("mine:MeanColour", Options)
 '''
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_and_a_data_set_of_ones_own_go_from_files_to_a_report(tmp_path):
     folder = checkout(tmp_path)
     (folder / "mine.py").write_text(PLUGIN)

@@ -7,15 +7,16 @@ inputs, its params and its outputs. Files of these names stand in for the projec
 import base64
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.project import ROOT, environment
+from tests.support.project import ROOT
+from tests.support.workflow import dry_run
+
+pytestmark = pytest.mark.slow
 
 MADE = 1_767_225_600
 """When the files were made, seconds since 1970."""
@@ -71,24 +72,16 @@ def _note(folder: Path, output: str, job: dict[str, Any]) -> None:
     place.write_text(json.dumps(note))
 
 
-def dry_run(folder: Path, *words: str) -> str:
+def planned(folder: Path, *words: str) -> str:
     """What Snakemake would do."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "--cores", "2", "--resources", "gpu=8", *words],
-        cwd=folder,
-        env=environment() | {"PYTHONPATH": str(folder)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return done.stdout
+    return dry_run(folder, "-n", "--cores", "2", "--resources", "gpu=8", *words)[1]
 
 
 @pytest.mark.parametrize("name", PROJECTS)
 def test_nothing_of_a_finished_project_is_made_anew(tmp_path, name):
     folder = older_project(tmp_path, name)
     files = PROJECTS[name]
-    printed = dry_run(folder, *(["--configfile", *files] if files else []))
+    printed = planned(folder, *(["--configfile", *files] if files else []))
     assert "Nothing to be done" in printed, printed
 
 
@@ -96,7 +89,7 @@ def test_a_changed_param_would_be_seen(tmp_path):
     """The notes are such that Snakemake compares them."""
     folder = older_project(tmp_path, "demo")
     (folder / "other.yaml").write_text("testing: {crops: 1}\n")
-    printed = dry_run(folder, "--configfile", "config/config.yaml", "other.yaml")
+    printed = planned(folder, "--configfile", "config/config.yaml", "other.yaml")
     assert "Params have changed" in printed and "test " in printed, printed
 
 
@@ -104,8 +97,8 @@ def test_other_frames_than_those_of_the_data_set_are_refused(tmp_path, monkeypat
     folder = older_project(tmp_path, "demo")
     (folder / "other.yaml").write_text("frames: {quality: 80}\n")
     words = ("--configfile", "config/config.yaml", "other.yaml")
-    printed = dry_run(folder, *words)
+    printed = planned(folder, *words)
     (line,) = [line for line in printed.splitlines() if "error: " in line]
     assert "data/demo was made with frames.quality 90, this config has 80" in line
     monkeypatch.setenv("V4D_REMAKE", "1")
-    assert "rule frames" in dry_run(folder, *words)
+    assert "rule frames" in planned(folder, *words)

@@ -24,6 +24,8 @@ from tests.support.workflow import WORKFLOW, checkout, command, snakemake
 from v4d import config as configs
 from v4d.models.checkpoint import load_model
 
+pytestmark = pytest.mark.slow
+
 RESULTS = "results/flow"
 
 
