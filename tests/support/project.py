@@ -64,11 +64,7 @@ def run(*words: object, cwd: Path, check: bool = True) -> subprocess.CompletedPr
 
 
 def run_rank(module: str, *words: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    """Run in this process what `v4d train` or `v4d test` start, as the only rank.
-
-    A config that tracks with MLflow must name an absolute address: MLflow keeps its stores by address,
-    so that a relative one would name the folder of an earlier test.
-    """
+    """Run in this process what `v4d train` or `v4d test` start, as the only rank."""
     main = importlib.import_module(module).main
     with mock.patch.object(sys, "argv", [module, *words]):
         return _in_this_process(main, (module, *words), cwd, check)
