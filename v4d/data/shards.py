@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
@@ -35,7 +35,7 @@ class BadFrameError(V4DError):
         super().__init__(f"shard {path}: video {video_id}, source frame {frame}: {reason}")
         self.path, self.video_id, self.frame, self.reason = path, video_id, frame, reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.video_id, self.frame, self.reason)
 
 
@@ -68,7 +68,7 @@ class ShardReader:
         fmt.check_seal(self.path)
         self._map: _Map | None = None
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)
 
     def check_bytes(self) -> None:

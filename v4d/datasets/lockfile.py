@@ -13,7 +13,7 @@ from pathlib import Path
 from v4d.config.paths import DatasetPaths
 from v4d.datasets.download.checksums import digest
 from v4d.errors import V4DError
-from v4d.utils.files import exclusive, read_json, write_json
+from v4d.utils.files import exclusive, file_sha256, read_json, write_json
 from v4d.utils.progress import progress
 
 
@@ -109,6 +109,6 @@ def verify_archives(paths: DatasetPaths, unlocked: Collection[Path] = ()) -> lis
             continue
         if path.stat().st_size != entry.size:
             problems.append(f"{path}: {path.stat().st_size} bytes, {entry.size} were locked")
-        elif digest(path).sha256 != entry.sha256:
+        elif file_sha256(path) != entry.sha256:
             problems.append(f"{path}: its sha256 is not the locked one")
     return problems
