@@ -132,6 +132,20 @@ def test_its_own_key_is_checked_and_kept(plugin):
         create_model("toy", num_classes=4, units=2, frames=2, width=0)
 
 
+def test_a_new_key_at_the_value_that_changes_nothing_trains_nothing_anew(trained, tmp_path, monkeypatch):
+    """The finished training gives its weights back; it would be killed at its first step."""
+    project = tmp_path / "project"
+    shutil.copytree(trained, project)
+    key = '    depth: int = key(1, "Convolutions.", before=1)\n'
+    (project / "toy_network.py").write_text(
+        PLUGIN.replace("class Options(ArchOptions):\n", f"class Options(ArchOptions):\n{key}")
+    )
+    (project / "results/tiny/v4d/main/final.pt").unlink()
+    monkeypatch.syspath_prepend(str(project))
+    assert train(project, kill_at=0) == 0
+    assert not list((project / "results/tiny/v4d/main/checkpoints").glob("superseded-*"))
+
+
 def test_without_its_plugin_the_config_is_refused(trained, monkeypatch):
     monkeypatch.chdir(trained)
     document = configs.read("config.yaml") | {"plugins": []}
