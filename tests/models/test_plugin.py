@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.project import TINY, run, run_rank, write_config
+from tests.support.training import ALONE
 from tests.training.test_resume import STEPS, train
 from v4d import config as configs
 from v4d.errors import V4DError
@@ -24,6 +25,7 @@ from v4d.models import MODELS, create_model, freeze
 from v4d.models.checkpoint import load_model, save_model
 from v4d.models.export import read_exported
 from v4d.training.init_weights import load_initial
+from v4d.training.step import TrainStep
 
 PLUGIN = '''
 """The order of units decides: each has a weight of its own."""
@@ -115,6 +117,10 @@ def test_what_it_does_not_offer_is_one_line(plugin):
     model = load_model("results/tiny/v4d/main/final.pt").model
     with pytest.raises(V4DError, match="toy does not show its features"):
         activation_maps(model, torch.zeros(1, 2, 3, 2, 32, 32), 0)
+    stage = plugin.model("v4d").final
+    stage = stage.replace(training=stage.training.replace(checkpoint_activations=True))
+    with pytest.raises(V4DError, match="checkpoint_activations: toy cannot recompute activations"):
+        TrainStep(model, stage, ALONE, seed=0)
     with pytest.raises(V4DError, match="no ImageNet weights for toy"):
         load_initial(create_model("toy", num_classes=4, units=2, frames=2), "imagenet", list("abcd"))
 
