@@ -43,11 +43,12 @@ def import_released(
     Raises:
         V4DError: no such file, or not such a file.
     """
-    model = load_released(path, units=units, frames=frames, converter=converter)
+    model = load_released(path, units=units, frames=frames)
     theirs = released_classes(model.num_classes)
     if converter is not None:
-        names = released_classes() or []
-        classes = [names[index] for index in class_order(converter, model.num_classes)]
+        order, names = class_order(converter, model.num_classes), released_classes() or []
+        classes = [names[index] for index in order]
+        reorder_classes(model, list(order.values()))
     elif theirs:
         classes = sorted(theirs)  # as our data sets have them
         reorder_classes(model, [theirs.index(name) for name in classes])

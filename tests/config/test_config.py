@@ -38,6 +38,8 @@ OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name
             ["report.html", "taken"],
         ),
         ({"models": {"tsn": {"blocks": {"res3": [1]}}}}, ["models.tsn.blocks", "i3ds_tiny"]),
+        ({"models": {"v4d": {"blocks": {"res3": [2]}}}}, ["models.v4d.blocks", "no block 2 in res3"]),
+        ({"models": {"v4d": {"kernel": [3, 2, 1, 1]}}}, ["models.v4d.kernel: [3, 2, 1, 1]", "four odd"]),
         ({"models": {"../x": {"arch": "v4d_tiny", "units": 1, "frames": 1}}}, ["models", "../x"]),
         ({"dataset": {"source": "tape"}}, ["dataset.source", "'tape'", "folder"]),
         ({"dataset": {"splits": ["train"]}}, ["val", "dataset.splits"]),

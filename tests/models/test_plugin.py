@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.project import TINY, run, run_rank, write_config
+from tests.support.training import ALONE
 from tests.training.test_resume import STEPS, train
 from v4d import config as configs
 from v4d.errors import V4DError
@@ -24,6 +25,7 @@ from v4d.models import MODELS, create_model, freeze
 from v4d.models.checkpoint import load_model, save_model
 from v4d.models.export import read_exported
 from v4d.training.init_weights import load_initial
+from v4d.training.step import TrainStep
 
 PLUGIN = '''
 """The order of units decides: each has a weight of its own."""
@@ -115,6 +117,10 @@ def test_what_it_does_not_offer_is_one_line(plugin):
     model = load_model("results/tiny/v4d/main/final.pt").model
     with pytest.raises(V4DError, match="toy does not show its features"):
         activation_maps(model, torch.zeros(1, 2, 3, 2, 32, 32), 0)
+    stage = plugin.model("v4d").final
+    stage = stage.replace(training=stage.training.replace(checkpoint_activations=True))
+    with pytest.raises(V4DError, match="checkpoint_activations: toy cannot recompute activations"):
+        TrainStep(model, stage, ALONE, seed=0)
     with pytest.raises(V4DError, match="no ImageNet weights for toy"):
         load_initial(create_model("toy", num_classes=4, units=2, frames=2), "imagenet", list("abcd"))
 
@@ -130,6 +136,20 @@ def test_its_own_key_is_checked_and_kept(plugin):
             configs.resolve(configs.merge(plugin.document, {"models": {"v4d": models}}))
     with pytest.raises(V4DError, match="toy: width: 0 should be"):
         create_model("toy", num_classes=4, units=2, frames=2, width=0)
+
+
+def test_a_new_key_at_the_value_that_changes_nothing_trains_nothing_anew(trained, tmp_path, monkeypatch):
+    """The finished training gives its weights back; it would be killed at its first step."""
+    project = tmp_path / "project"
+    shutil.copytree(trained, project)
+    key = '    depth: int = key(1, "Convolutions.", before=1)\n'
+    (project / "toy_network.py").write_text(
+        PLUGIN.replace("class Options(ArchOptions):\n", f"class Options(ArchOptions):\n{key}")
+    )
+    (project / "results/tiny/v4d/main/final.pt").unlink()
+    monkeypatch.syspath_prepend(str(project))
+    assert train(project, kill_at=0) == 0
+    assert not list((project / "results/tiny/v4d/main/checkpoints").glob("superseded-*"))
 
 
 def test_without_its_plugin_the_config_is_refused(trained, monkeypatch):

@@ -118,8 +118,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 )
 def test_another_training_is_refused_with_the_difference(tmp_path, now, words):
     then = {"dataset": "f1", "classes": ["a", "b"], "architecture": {"arch": "v4d_tiny", "units": 4}}
-    check_identity({"identity": then}, then, tmp_path)
+    check_identity(then, then, tmp_path)
     with pytest.raises(V4DError) as error:
-        check_identity({"identity": then}, then | now, tmp_path)
+        check_identity(then, then | now, tmp_path)
     for word in words:
         assert word in str(error.value)

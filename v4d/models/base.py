@@ -56,20 +56,17 @@ class InputSpec:
 
 
 class UnitStep(Protocol):
-    """A part of a network that keeps units apart: `x [M*T, C, H, W]` in, a tensor of the same kind out.
-
-    M is the number of units of all videos together; `units` says how many of them are one video's.
-    """
+    """A part of a network that computes each unit by itself, unless it is a `MixingStep`."""
 
     def __call__(self, x: Tensor, units: int, frames: int) -> Tensor:
-        """Compute the step."""
+        """`[M*T, C, H, W]` -> a tensor of this kind; M are all videos' units, `units` those of one video."""
 
 
 class MixingStep(UnitStep, Protocol):
-    """A part in which a unit meets its neighbours: `y[u] = merge(x[u], sum over s of tap_s(x[u + s]))`.
+    """A part in which units meet: `y[u] = merge(x[u], sum over s of tap_s(x[u + s]))`.
 
-    `s` goes from -reach to reach, and units outside the video count as zero. A step with an attribute
-    `reach` above 0 is one of these; Algorithm 1 forms the sums itself.
+    `s` goes from -reach to reach, and units outside the video count as zero. A step is one of these where it
+    has a `reach` above 0. Algorithm 1 does not call it, but forms the sums itself.
     """
 
     @property
@@ -100,7 +97,9 @@ class VideoModel(nn.Module):
     frames: int
     """Frames of a unit (T)."""
     num_classes: int
+    """Number of outputs (K)."""
     input: InputSpec = InputSpec()
+    """How frames are normalised for it, and what it needs of them."""
     clip_level: bool = False
     """Whether units do not meet in the network, which then takes any number of them. A test averages the
     softmax scores of the units instead of running their combinations."""

@@ -26,13 +26,11 @@ def load_released(
     units: int,
     frames: int | None = None,
     blocks: Mapping[str, Sequence[int]] | None = None,
-    converter: str | Path | None = None,
 ) -> VideoNet:
     """A network in evaluation mode with the released weights; never unpickles code.
 
     `frames` and `blocks` are those of the training; None takes what the authors' networks had: 8 frames with
-    400 classes, else 4, and their places of 4D blocks. `converter` is a JSON file that maps a Kinetics-400
-    class index to the checkpoint's: then the classes are put into the order of Kinetics-400.
+    400 classes, else 4, and their places of 4D blocks.
 
     Raises:
         V4DError: the file is none of weights alone, or a tensor is missing, unexpected or of another shape.
@@ -54,8 +52,6 @@ def load_released(
     own = model.state_dict()
     own |= {wanted[name]: fitted(value, own[wanted[name]], name, source) for name, value in given.items()}
     model.load_state_dict(own)
-    if converter is not None:
-        reorder_classes(model, list(class_order(converter, model.num_classes).values()))
     return model.eval()
 
 

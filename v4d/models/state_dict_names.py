@@ -20,7 +20,7 @@ def foreign_names(model: nn.Module, *, with_blocks4d: bool) -> dict[str, str]:
     """
     names = {
         f"stem.{key}": key.replace("conv.", "conv1.").replace("bn.", "bn1.")
-        for key in _keys(model.get_submodule("stem"))
+        for key in model.get_submodule("stem").state_dict()
     }
     for number, stage in enumerate(STAGES, 1):
         index = 0
@@ -31,7 +31,7 @@ def foreign_names(model: nn.Module, *, with_blocks4d: bool) -> dict[str, str]:
                 theirs, rename = f"layer{number}.{index}.", lambda key: key.replace("conv.", "tsa.")
             else:
                 continue
-            names.update({ours + key: theirs + rename(key) for key in _keys(block)})
+            names.update({ours + key: theirs + rename(key) for key in block.state_dict()})
             index += 1
     return names
 
@@ -40,10 +40,6 @@ def _steps(model: nn.Module, stage: str) -> list[tuple[str, nn.Module]]:
     """The blocks of a stage in the order of computation, with the prefixes of our names."""
     prefixes = {id(module): f"{name}." for name, module in model.named_modules()}
     return [(prefixes[id(block)], block) for block in getattr(model, stage).steps()]
-
-
-def _keys(module: nn.Module) -> list[str]:
-    return list(module.state_dict())
 
 
 def plain_state_dict(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:

@@ -112,14 +112,14 @@ class CheckpointManager:
         (self.folder / "last.pt").replace(target / "last.pt")
 
 
-def check_identity(state: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
-    """Refuse a state of another data set, class list or architecture, and say what differs.
+def check_identity(before: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    """Refuse a state that was written for another data set, class list or architecture (`before`).
 
     Raises:
         V4DError: one line with the first difference.
     """
     for key, now in identity.items():
-        then = state["identity"].get(key)
+        then = before.get(key)
         if then == now:
             continue
         if isinstance(then, dict) and isinstance(now, dict):

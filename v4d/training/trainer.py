@@ -95,11 +95,16 @@ class Trainer:
         if self.context.is_main:
             saved = self.checkpoints.load()
             if saved is not None:
-                check_identity(saved, self.identity, self.checkpoints.folder)
+                then, now = self._comparable(saved["identity"]), self._comparable(self.identity)
+                check_identity(then, now, self.checkpoints.folder)
                 if saved["settings"] != self._settings():
                     self._set_aside(saved)
         barrier(self.context)
         return self.checkpoints.load()
+
+    def _comparable(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """An identity without keys of the architecture at the value that changes nothing (`Mark.before`)."""
+        return identity | {"architecture": configs.settings(identity["architecture"], type(self.stage))}
 
     def _set_aside(self, saved: dict[str, Any]) -> None:
         changed = [k for k, v in self._settings().items() if saved["settings"].get(k) != v]
