@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support import docs
 from tests.support.project import ROOT
 from tests.support.shared import made_once
+from tests.test_tree import LAYERS
+from v4d import __version__
 from v4d.cli import COMMANDS, main
 from v4d.config import registry
 from v4d.config.fields import Block, block_of
@@ -180,6 +183,24 @@ def test_all_variables_of_ours_are_in_one_table():
 def test_every_page_is_linked_from_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [p.name for p in docs.PAGES[1:] if f"]({p.relative_to(ROOT).as_posix()})" not in text] == []
+
+
+def test_the_layers_drawn_are_those_that_hold():
+    section = (
+        (ROOT / "docs/developing.md")
+        .read_text(encoding="utf-8")
+        .partition("## Layers")[2]
+        .partition("## ")[0]
+    )
+    drawn = [
+        line.replace(".py", "").split() for line in re.findall(r"^    (\S.*)$", section, flags=re.MULTILINE)
+    ]
+    assert drawn == [[name for name in line if name != "v4d"] for line in LAYERS]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
 
 
 def test_the_picture_is_what_its_script_draws():
