@@ -40,7 +40,6 @@ COVERS = {
     " datasets.kinetics_versions",
     "datasets/test_synthetic.py": "datasets.synthetic_videos",
     "distributed/test_launcher.py": "distributed.group distributed.job",
-    "distributed/test_rendezvous.py": "distributed.several_nodes",
     "doctor/test_doctor.py": "doctor.finding doctor.hardware doctor.software",
     "evaluation/test_predict.py": "checkpoints evaluation.video_file",
     "evaluation/test_stage.py": "data.index evaluation.pieces evaluation.predictions evaluation.results",

@@ -1,17 +1,13 @@
-"""Several nodes: what the environment says, and two of them (on loopback) in one training."""
+"""Several nodes: what the environment says of them, and what it lacks."""
 
-import socket
 import subprocess
 import sys
 
 import pytest
-import torch
 
-from tests.support.project import TINY, assert_one_line_error, environment, train_command, v4d, write_config
-from v4d import config as configs
+from tests.support.project import assert_one_line_error, environment
 from v4d.distributed.rendezvous import FIRST_PORT, PORTS, first_node, meeting
 from v4d.errors import V4DError
-from v4d.models.checkpoint import load_model
 
 COMMAND = ["v4d.training.worker", "--model", "v4d"]
 
@@ -74,29 +70,6 @@ def test_the_first_of_slurm_s_list(nodes, first):
 def test_what_is_missing_is_one_line(environ, words):
     with pytest.raises(V4DError, match=words):
         meeting(environ, COMMAND)
-
-
-@pytest.mark.slow
-def test_two_nodes_train_as_two_processes_do(tiny):
-    write_config(tiny, configs.merge(TINY, {"training": {"epochs": 1}}))
-    v4d("train", "--config", "config.yaml", "--model", "v4d", "--nproc", 2, cwd=tiny)
-    expected = load_model(tiny / "results/tiny/v4d/main/final.pt").model.state_dict()
-    (tiny / "results").rename(tiny / "alone")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"localhost:{probe.getsockname()[1]}"
-    # The processes of two hosts meet over a network: here over the loopback device.
-    env = environment() | {"V4D_NNODES": "2", "V4D_RENDEZVOUS": endpoint, "GLOO_SOCKET_IFNAME": "lo"}
-    words = train_command(1)
-    nodes = [
-        subprocess.Popen(words, cwd=tiny, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    outputs = [node.communicate(timeout=120) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], outputs
-    assert sum("2 processes" in printed for printed, _ in outputs) == 1  # rank 0 speaks
-    found = load_model(tiny / "results/tiny/v4d/main/final.pt").model.state_dict()
-    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected.items())
 
 
 def test_a_node_that_is_alone_says_what_it_lacks(tiny):

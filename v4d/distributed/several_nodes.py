@@ -63,12 +63,14 @@ def _pass_on_stop_signals(command: Sequence[str], passed_on: set[int]) -> None:
 
     def pass_on(number: int, frame: Any) -> None:
         passed_on.add(number)
-        ranks = [child for child in psutil.Process().children() if child.cmdline()[1:] == list(command)]
-        if not ranks:  # it still waits for other nodes
-            raise SystemExit(PREEMPTED)
-        for rank in ranks:
+        ranks = 0
+        for child in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                rank.send_signal(number)
+                if child.cmdline()[1:] == list(command):
+                    ranks += 1
+                    child.send_signal(number)
+        if ranks == 0:  # it still waits for other nodes
+            raise SystemExit(PREEMPTED)
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)

@@ -162,18 +162,23 @@ def _listen(
             if left <= 0 or (stop and stop.is_set()):
                 return False
             if not selector.select(min(left, 0.5)):
-                if child.poll() is not None:  # killed, and what it had started holds the pipe open
+                if _has_ended(child):  # killed, and what it had started holds the pipe open
                     break
                 continue
             data = os.read(pipe, 1 << 16)
             if not data:
                 break
             listener.feed(data)
-    try:
-        child.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
+    while not _has_ended(child):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.002)
     return True
+
+
+def _has_ended(child: subprocess.Popen) -> bool:
+    """Whether a child has ended; it is not reaped, so that nobody else gets its number."""
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _kill_group(child: subprocess.Popen) -> None:
