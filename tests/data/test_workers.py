@@ -45,7 +45,7 @@ def mapping(tensor: torch.Tensor) -> str:
 @pytest.mark.parametrize("decode_on", ["host", "device"])
 def test_no_tensor_comes_through_a_named_file(shard_records, decode_on):
     batch = next(iter(train_loader(shard_records, **TRAIN, workers=1, decode_on=decode_on)))
-    frames = batch.frames if decode_on == "host" else batch.frames.data
+    frames = batch.frames if decode_on == "host" else batch.encoded.data
     for tensor in (frames, batch.class_index, batch.weight):
         assert mapping(tensor) == "/memfd:v4d-batch (deleted)"
 

@@ -290,7 +290,7 @@ def test_places_and_kernels_of_4d_blocks():
         ("v4d_resnet50", {"blocks": {"res3": [2, 2]}}, ["res3", "twice"]),
         ("i3ds_resnet18", {"blocks": {"res3": [2]}}, ["i3ds_resnet18", "v4d"]),
         ("v4d_tiny", {"kernel": (3, 2, 1, 1)}, ["odd", "(3, 2, 1, 1)"]),
-        ("v4d_tiny", {"kernel": (3, 3, 1)}, ["four", "(3, 3, 1)"]),
+        ("v4d_tiny", {"kernel": (3, 3, 1)}, ["4 items", "(3, 3, 1)"]),
         ("v4d_tiny", {"units": 0}, ["units", "0"]),
     ],
 )

@@ -23,12 +23,12 @@ def test_items_pass_and_the_last_line_has_the_count(capsys):
 
 def test_a_line_has_the_rate_and_the_time_left_and_comes_now_and_then(capsys, clock):
     log = LogLines("clips", 480, "clips")
-    log.advance(100)
+    log.update(100)
     assert capsys.readouterr().err == ""
     clock[0] += lines.LOG_SECONDS
-    log.advance(20)
+    log.update(20)
     assert capsys.readouterr().err == "clips: 120/480 clips, 8.0 clips/s, 0:45 left\n"
-    log.advance(360)
+    log.update(360)
     assert capsys.readouterr().err == ""
 
 

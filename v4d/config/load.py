@@ -292,6 +292,8 @@ def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str)
     if len(found) > 1:  # alternatives, none of which fits
         return f"{name}: {value!r} does not fit: {_description(path, block)}"
     message = found[0]["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if found[0]["type"] in ("too_short", "too_long"):
+        message = message.partition(" ")[2].replace(" after validation", "")
     if found[0]["type"] == "string_pattern_mismatch":
         message = f"should match {found[0]['ctx']['pattern']}"
     if isinstance(value, str) and found[0]["type"] == "float_type" and _is_number(value):

@@ -64,8 +64,15 @@ def _backend(settings: TrackingConfig) -> Backend | None:
     """The configured backend; None where nothing is to be tracked, or its package is missing."""
     if settings.backend == "none":
         return None
-    if settings.backend == "mlflow" and importlib.util.find_spec("mlflow") is None:
+    if settings.backend == "mlflow" and not _is_installed("mlflow"):
         print("tracking: mlflow is not installed; nothing is tracked", file=sys.stderr)
         return None
     backend: Backend = BACKENDS[settings.backend](settings.uri, settings.experiment or "")
     return backend
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:
+        return False
