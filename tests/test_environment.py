@@ -70,7 +70,7 @@ def test_models_training_and_evaluation_need_no_workflow_tools():
     import subprocess
     import sys
 
-    blocked = ["snakemake", "mlflow", "decord", "ffmpeg", "imageio_ffmpeg", "av"]
+    blocked = ["snakemake", "mlflow", "decord", "ffmpeg", "imageio_ffmpeg", "av", "psutil", "nvidia_ml_py"]
     code = (
         f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
         "import v4d.models, v4d.evaluation, v4d.evaluation.stage, v4d.training.trainer, v4d.training.worker\n"

@@ -1,9 +1,10 @@
 """What people and the tracker see of a training: a line every few steps, a row an epoch."""
 
+import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-import psutil
 import torch
 
 from v4d.config import TrainingConfig
@@ -167,4 +168,5 @@ def _memory(device: torch.device) -> float:
     """Peak GB on the GPU, or this process's resident GB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return psutil.Process().memory_info().rss / 1e9
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e9
