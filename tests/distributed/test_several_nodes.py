@@ -11,7 +11,7 @@ from tests.support.project import TINY, train_command, v4d, write_config
 from tests.support.watched import Watched, watched
 from v4d import config as configs
 from v4d.distributed.job import PREEMPTED
-from v4d.models import load_model
+from v4d.models.checkpoint import load_model
 
 
 def start_nodes(stack: ExitStack, project: Path) -> list[Watched]:

@@ -79,4 +79,11 @@ def _snakemake(folder: Path, words: tuple[str, ...], printed: str) -> None:
     with Path(printed).open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        main(list(words))
+        try:
+            main(list(words))
+        except SystemExit as end:
+            # multiprocessing would print the message to pytest's own stderr.
+            if isinstance(end.code, str):
+                print(end.code)
+                raise SystemExit(1) from None
+            raise
