@@ -45,3 +45,11 @@ def test_the_configs_that_ship_are_valid(path):
 def test_an_unknown_key_is_not():
     document = yaml.safe_load((ROOT / "config/config.yaml").read_text()) | {"trainning": {}}
     assert not jsonschema.Draft202012Validator(schema()).is_valid(document)
+
+
+def test_a_list_that_repeats_an_item_is_not():
+    document = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    for overlay in ({"splits": ["train", "val", "val"]}, {"splits": ["train", "val"]}):
+        document["dataset"] |= overlay
+        is_valid = jsonschema.Draft202012Validator(schema()).is_valid(document)
+        assert is_valid == (len(set(overlay["splits"])) == len(overlay["splits"]))

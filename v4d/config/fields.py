@@ -7,7 +7,7 @@ checks, the typed objects, the JSON schema, the reference in `docs/`, and which 
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic.fields import FieldInfo
@@ -62,14 +62,12 @@ def key(
         unique: the items of the list are different.
         bounds: `ge`, `gt`, `le`, `lt`, `multiple_of`, `min_length`, `max_length`, `pattern` as in pydantic.
     """
-    if isinstance(default, type) and issubclass(default, Block):
-        info = Field(default_factory=default, description=description, **bounds)
-    else:
-        info = Field(default, description=description, **bounds)
-    info.metadata.append(Mark(changes, before, whole))
-    if unique:
-        info.metadata.append(AfterValidator(_unique))
-        info.json_schema_extra = {"uniqueItems": True}
+    is_block = isinstance(default, type) and issubclass(default, Block)
+    bounds["default_factory" if is_block else "default"] = default
+    if unique:  # given here: an attribute that is set later does not reach a class's schema
+        bounds["json_schema_extra"] = {"uniqueItems": True}
+    info = Field(description=description, **bounds)
+    info.metadata += [Mark(changes, before, whole), *([AfterValidator(_unique)] if unique else [])]
     return info
 
 
@@ -139,8 +137,3 @@ def whole_keys(block: type[Block]) -> frozenset[str]:
     names = {name for name, info in block.model_fields.items() if mark_of(info).whole}
     inner = [found for info in block.model_fields.values() if (found := block_of(info))]
     return frozenset(names).union(*map(whole_keys, inner))
-
-
-def choices(kind: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`."""
-    return get_args(kind)
