@@ -74,9 +74,9 @@ def test_resolving_twice_changes_nothing():
 def test_no_name_is_one_of_a_file_or_folder_beside_it():
     """What lies in results/<name>/ and results/<name>/<model>/ under fixed names."""
     paths = ResultsPaths(Path("results"))
-    fixed = [name for name, value in vars(ResultsPaths).items() if isinstance(value, property)]
-    beside_models = {getattr(paths, name).name for name in fixed} | {paths.benchmark("x").parent.name}
-    assert len(beside_models) > 5 and beside_models <= set(relations.RESERVED_MODELS)
+    files = "config.yaml tracking.json report.html comparison.csv comparison.md comparison_published.csv"
+    folders = {"plots", paths.benchmark("x").parent.name, paths.run_state("dataset").parent.name}
+    assert {*files.split(), "significance.csv", *folders} == set(relations.RESERVED_MODELS)
     assert paths.test("v4d").name in relations.RESERVED_STAGES
 
 
@@ -88,7 +88,7 @@ def test_the_input_is_left_alone():
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=lambda path: path.stem)
 def test_nothing_of_the_demo_shows_through_an_overlay(path):
-    """Snakemake lays a config over the demo's; the command line reads it alone. Both must be the same."""
+    """An experiment's file is whole: behind the demo's or alone, it means the same."""
     overlay = yaml.safe_load(path.read_text())
     over_demo, alone = config.resolve(config.merge(DEMO, overlay)), config.resolve(overlay)
     if all(model["checkpoint"] for model in alone["models"].values()):  # nothing is trained

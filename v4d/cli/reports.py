@@ -29,7 +29,7 @@ def compare(args: Namespace) -> None:
     if args.config:
         config = load_config(args)
         table = comparison.compare(config)
-        comparison.write(table, config.results)
+        comparison.write(table, config.paths)
         print(comparison.markdown(table))
         return
     groups = mlflow_runs.compare_runs(args.uri, run_ids=args.runs, experiment=args.experiment)

@@ -2,31 +2,46 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+
+class Below:
+    """The place of a file or folder below the root of its kind."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, paths: Any, owner: type) -> Path:
+        return paths.root / self.name
 
 
 @dataclass(frozen=True)
-class DatasetPaths:
-    """The files of a data set, below `data/<dataset>`. A part is one archive, one tar of clips, one shard."""
+class Paths:
+    """The files below one folder."""
 
     root: Path
+
+    def benchmark(self, *names: str) -> Path:
+        """Snakemake's measurement of a job, by its stage and what else tells it from others."""
+        return self.root.joinpath("benchmarks", *names[:-1], f"{names[-1]}.tsv")
+
+
+class DatasetPaths(Paths):
+    """The files of a data set, below `data/<dataset>`. A part is one archive, one tar of clips, one shard."""
 
     def annotations(self, split: str) -> Path:
         """What should exist: a row a video."""
         return self.root / "annotations" / f"{split}.parquet"
 
-    @property
-    def classes(self) -> Path:
-        """Class names; the index is the class index."""
-        return self.root / "annotations" / "classes.json"
+    classes = Below("annotations/classes.json")
+    """Class names; the index is the class index."""
 
     def annotation_source(self, name: str) -> Path:
         """A file from which the annotations were read, as it was fetched."""
         return self.root / "annotations" / "source" / name
 
-    @property
-    def archives(self) -> Path:
-        """Folder of downloaded archives, a folder a split."""
-        return self.root / "archives"
+    archives = Below("archives")
+    """Folder of downloaded archives, a folder a split."""
 
     def archive(self, split: str, part: str) -> Path:
         """The archive of a part."""
@@ -40,10 +55,8 @@ class DatasetPaths:
         """Folder of videos that come one by one, and of which the archive of a part is packed."""
         return self.archives / split / part
 
-    @property
-    def lock(self) -> Path:
-        """Sizes and checksums of everything that was fetched."""
-        return self.root / "archives.lock.json"
+    lock = Below("archives.lock.json")
+    """Sizes and checksums of everything that was fetched."""
 
     def clips(self, split: str, part: str) -> Path:
         """The transcoded clips of a part, a WebDataset tar."""
@@ -65,25 +78,17 @@ class DatasetPaths:
         """The ledgers that a stage (`clips` or `frames`) has written so far, in order."""
         return sorted((self.root / stage).glob("*/*.parquet"))
 
-    @property
-    def manifest(self) -> Path:
-        """Every annotated video, and what became of it."""
-        return self.root / "manifest.parquet"
+    manifest = Below("manifest.parquet")
+    """Every annotated video, and what became of it."""
 
-    @property
-    def info(self) -> Path:
-        """Counts, settings and fingerprint of the finished data set."""
-        return self.root / "dataset.json"
+    info = Below("dataset.json")
+    """Counts, settings and fingerprint of the finished data set."""
 
-    @property
-    def missing(self) -> Path:
-        """Annotated videos that are in no archive."""
-        return self.root / "missing.csv"
+    missing = Below("missing.csv")
+    """Annotated videos that are in no archive."""
 
-    @property
-    def quarantine(self) -> Path:
-        """Videos that are there and not usable, with the decoder's own words."""
-        return self.root / "quarantine.csv"
+    quarantine = Below("quarantine.csv")
+    """Videos that are there and not usable, with the decoder's own words."""
 
     def cost(self, stage: str, split: str, part: str) -> Path:
         """Videos, bytes and CPU time of a job."""
@@ -93,30 +98,19 @@ class DatasetPaths:
         """The costs of a stage's jobs so far, in order."""
         return sorted((self.root / "measured" / stage).glob("*.json"))
 
-    def benchmark(self, *names: str) -> Path:
-        """Snakemake's measurement of a job, by its stage and what else tells it from others."""
-        return self.root.joinpath("benchmarks", *names[:-1], f"{names[-1]}.tsv")
-
     def benchmarks(self, stage: str) -> list[Path]:
         """The measurements of a stage's jobs so far, in order."""
         return sorted((self.root / "benchmarks" / stage).glob("*/*.tsv"))
 
 
-@dataclass(frozen=True)
-class ResultsPaths:
+class ResultsPaths(Paths):
     """The files of a config's results, below `results/<name>`."""
 
-    root: Path
+    config = Below("config.yaml")
+    """The resolved config, which the stages read."""
 
-    @property
-    def config(self) -> Path:
-        """The resolved config, which the stages read."""
-        return self.root / "config.yaml"
-
-    @property
-    def tracking(self) -> Path:
-        """Says that database and experiment exist."""
-        return self.root / "tracking.json"
+    tracking = Below("tracking.json")
+    """Says that database and experiment exist."""
 
     def stage(self, model: str, stage: str) -> Path:
         """Folder of a training stage."""
@@ -150,36 +144,20 @@ class ResultsPaths:
         """The id of a model's run in the tracker, and how much the tracker has of it."""
         return self.root / run / "mlflow_run.json"
 
-    def benchmark(self, *names: str) -> Path:
-        """Snakemake's measurement of a job, by its stage and what else tells it from others."""
-        return self.root.joinpath("benchmarks", *names[:-1], f"{names[-1]}.tsv")
+    comparison = Below("comparison.csv")
+    """All models side by side."""
 
-    @property
-    def comparison(self) -> Path:
-        """All models side by side."""
-        return self.root / "comparison.csv"
+    comparison_text = Below("comparison.md")
+    """The same for a reader."""
 
-    @property
-    def comparison_text(self) -> Path:
-        """The same for a reader."""
-        return self.root / "comparison.md"
+    published = Below("comparison_published.csv")
+    """Our models and those that others published."""
 
-    @property
-    def published(self) -> Path:
-        """Our models and those that others published."""
-        return self.root / "comparison_published.csv"
+    significance = Below("significance.csv")
+    """Which differences between models are real."""
 
-    @property
-    def significance(self) -> Path:
-        """Which differences between models are real."""
-        return self.root / "significance.csv"
+    report = Below("report.html")
+    """The page."""
 
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.root / "report.html"
-
-    @property
-    def plots(self) -> Path:
-        """Folder of the plots that compare models."""
-        return self.root / "plots"
+    plots = Below("plots")
+    """Folder of the plots that compare models."""

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from v4d.config import Config
+from v4d.config.paths import ResultsPaths
 from v4d.data.index import dataset_info
 from v4d.datasets import open_source
 from v4d.datasets.published import published_results
@@ -24,22 +25,9 @@ from v4d.evaluation.predictions import read_columns
 from v4d.utils.files import read_json, write_csv, write_text
 
 COLUMNS = [
-    "model",
-    "arch",
-    "preset",
-    "units",
-    "frames",
-    "parameters",
-    "gmac",
-    "top1",
-    "top5",
-    "top1_units_reversed",
-    "top1_frames_reversed",
-    "videos",
-    "mlflow_run_id",
-]
-
-FILES = ("comparison.csv", "comparison_published.csv", "significance.csv", "comparison.md")
+    "model", "arch", "preset", "units", "frames", "parameters", "gmac", "top1", "top5", "top1_units_reversed",
+    "top1_frames_reversed", "videos", "mlflow_run_id",
+]  # fmt: skip
 NEEDED = ("top1", "top5", "top1_interval", "orders", "by_units", "videos", "dataset_fingerprint", "split")
 """What a model's metrics.json must have."""
 
@@ -65,13 +53,12 @@ def compare(config: Config) -> Comparison:
         raise V4DError(f"the config {config.name!r} has no models to compare")
     info = dataset_info(config)
     results = {name: _result(config, name, info["fingerprint"]) for name in config.models}
+    name_of_published = open_source(config.dataset).published_name(info["classes"], config.testing.split)
     return Comparison(
         dataset=info["name"],
         models=models_table(results),
-        published=published_results(
-            open_source(config.dataset).published_name(info["classes"], config.testing.split)
-        ),
-        significance=significance({name: config.paths.test(name) for name in config.models}),
+        published=published_results(name_of_published),
+        significance=significance({name: config.paths.predictions(name) for name in config.models}),
         results=results,
     )
 
@@ -104,13 +91,13 @@ def models_table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def significance(folders: dict[str, Path]) -> pd.DataFrame:
-    """McNemar's test between every two models that were tested on the same videos.
+def significance(predictions: dict[str, Path]) -> pd.DataFrame:
+    """McNemar's test between every two models that were tested on the same videos, by their predictions.
 
     `only_first` counts the videos that just the first one gets right. Of models tested on different
     videos there is nothing to say: `same_videos` is False and the rest is empty.
     """
-    right = {name: _right_by_video(folder / "predictions.parquet") for name, folder in folders.items()}
+    right = {name: _right_by_video(path) for name, path in predictions.items()}
     rows = []
     for first, second in itertools.combinations(right, 2):
         row: dict[str, Any] = {"first": first, "second": second, "same_videos": False}
@@ -128,12 +115,12 @@ def significance(folders: dict[str, Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"same_videos": bool})  # also without rows
 
 
-def write(comparison: Comparison, folder: Path) -> None:
+def write(comparison: Comparison, paths: ResultsPaths) -> None:
     """Write the files that the module names."""
-    write_csv(folder / "comparison.csv", comparison.models)
-    write_csv(folder / "significance.csv", comparison.significance)
-    write_csv(folder / "comparison_published.csv", with_published(comparison))
-    write_text(folder / "comparison.md", markdown(comparison))
+    write_csv(paths.comparison, comparison.models)
+    write_csv(paths.significance, comparison.significance)
+    write_csv(paths.published, with_published(comparison))
+    write_text(paths.comparison_text, markdown(comparison))
 
 
 def with_published(comparison: Comparison) -> pd.DataFrame:
@@ -154,26 +141,22 @@ def with_published(comparison: Comparison) -> pd.DataFrame:
 def markdown(comparison: Comparison) -> str:
     """The comparison for a reader."""
     counts = sorted({result["videos"] for result in comparison.results.values()})
-    lines = [f"# {comparison.dataset}: comparison of models", ""]
-    lines += [
-        f"Top-1 and top-5 in percent, on {' / '.join(map(str, counts))} videos; GMAC for one training view.",
-        "",
-    ]
     table = comparison.models.copy()
     table.insert(8, "95 % interval", [_interval(comparison.results.get(name)) for name in table["model"]])
-    lines += [markdown_table(table), ""]
+    note = (
+        f"Top-1 and top-5 in percent, on {' / '.join(map(str, counts))} videos; GMAC for one training view."
+    )
+    lines = [f"# {comparison.dataset}: comparison of models", "", note, "", markdown_table(table), ""]
     tested = comparison.significance[comparison.significance["same_videos"]]
     if len(tested):
-        lines += ["## Which differences are real", ""]
-        lines += [
-            "McNemar's exact test on the same videos, two-sided; below 0.05 chance is an unlikely reason.",
-            "",
-        ]
-        lines += [markdown_table(tested.drop(columns="same_videos")), ""]
+        table = tested.drop(columns="same_videos")
+        note = "McNemar's exact test on the same videos, two-sided; below 0.05 chance is an unlikely reason."
+        lines += ["## Which differences are real", "", note, "", markdown_table(table), ""]
     if len(comparison.published):
-        lines += [f"## Published results on {comparison.published['dataset'].iloc[0]}", ""]
-        lines += ["Not measured here. Other training, and other copies of the data set.", ""]
-        lines += [markdown_table(comparison.published.dropna(axis=1, how="all").drop(columns="dataset")), ""]
+        title = f"## Published results on {comparison.published['dataset'].iloc[0]}"
+        table = comparison.published.dropna(axis=1, how="all").drop(columns="dataset")
+        note = "Not measured here. Other training, and other copies of the data set."
+        lines += [title, "", note, "", markdown_table(table), ""]
     return "\n".join(lines)
 
 

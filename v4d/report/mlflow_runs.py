@@ -1,6 +1,5 @@
 """Any set of MLflow runs in one table, each data set by itself."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from v4d.config.paths import ResultsPaths
 from v4d.datasets.published import published_results
 from v4d.errors import V4DError
 from v4d.report.comparison import COLUMNS, Comparison, markdown, significance, with_published
@@ -73,26 +73,23 @@ def _runs_of(client: Any, experiment: str | None) -> list[Any]:
 
 
 def _comparison(client: Any, runs: list[Any]) -> Comparison:
-    names = _names(runs)
-    rows = [_row(name, run) for name, run in zip(names, runs, strict=True)]
-    tags = runs[0].data.tags
-    results = {name: _result(run) for name, run in zip(names, runs, strict=True)}
+    named, tags = _named(runs), runs[0].data.tags
     return Comparison(
         dataset=tags.get("dataset", "unknown data set"),
-        models=pd.DataFrame(rows, columns=COLUMNS),
+        models=pd.DataFrame([_row(name, run) for name, run in named.items()], columns=COLUMNS),
         published=published_results(tags.get("published_dataset") or None),
-        significance=_significance(client, dict(zip(names, runs, strict=True))),
-        results=results,
+        significance=_significance(client, named),
+        results={name: _result(run) for name, run in named.items()},
     )
 
 
-def _names(runs: list[Any]) -> list[str]:
-    """Names of runs, with the id's beginning behind where two are alike."""
+def _named(runs: list[Any]) -> dict[str, Any]:
+    """Runs by their names, with the id's beginning behind where two are alike."""
     plain = [run.info.run_name or run.info.run_id for run in runs]
-    return [
-        f"{name} {run.info.run_id[:8]}" if plain.count(name) > 1 else name
+    return {
+        f"{name} {run.info.run_id[:8]}" if plain.count(name) > 1 else name: run
         for name, run in zip(plain, runs, strict=True)
-    ]
+    }
 
 
 def _row(name: str, run: Any) -> dict[str, Any]:
@@ -121,28 +118,27 @@ def _number(text: str | None) -> float | None:
 
 def _significance(client: Any, runs: dict[str, Any]) -> pd.DataFrame:
     """McNemar's test between the runs whose predictions are among the artifacts."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as folder:
-        folders = {}
+        files = {}
         for number, (name, run) in enumerate(runs.items()):
             place = Path(folder) / str(number)
             place.mkdir()
             try:
-                file = client.download_artifacts(run.info.run_id, PREDICTIONS, str(place))
+                files[name] = Path(client.download_artifacts(run.info.run_id, PREDICTIONS, str(place)))
             except Exception:  # never logged, or deleted: whatever the artifact store raises
                 continue
-            folders[name] = Path(file).parent
-        return significance(folders)
+        return significance(files)
 
 
 def write(groups: list[RunsOfADataset], folder: Path) -> None:
     """The files of a config's comparison, for all data sets; their rows say which data they are about."""
+    paths = ResultsPaths(folder)
     tables = {
-        "comparison": [group.comparison.models for group in groups],
-        "comparison_published": [with_published(group.comparison) for group in groups],
-        "significance": [group.comparison.significance for group in groups],
+        paths.comparison: [group.comparison.models for group in groups],
+        paths.published: [with_published(group.comparison) for group in groups],
+        paths.significance: [group.comparison.significance for group in groups],
     }
-    for name, parts in tables.items():
+    for path, parts in tables.items():
         parts = [
             part.astype(object).assign(
                 dataset=part.get("dataset", group.comparison.dataset),
@@ -151,8 +147,8 @@ def write(groups: list[RunsOfADataset], folder: Path) -> None:
             )
             for part, group in zip(parts, groups, strict=True)
         ]
-        write_csv(folder / f"{name}.csv", pd.concat(parts))
-    write_text(folder / "comparison.md", text(groups))
+        write_csv(path, pd.concat(parts))
+    write_text(paths.comparison_text, text(groups))
 
 
 def text(groups: list[RunsOfADataset]) -> str:

@@ -22,7 +22,7 @@ from v4d.data.index import class_names, dataset_info
 from v4d.plotting import curves, plots
 from v4d.plotting.style import DPI, save
 from v4d.report import tables as facts
-from v4d.report.comparison import FILES, Comparison, cell_text, compare
+from v4d.report.comparison import Comparison, cell_text, compare
 from v4d.report.example_videos import samples
 from v4d.tracking import open_tracker
 from v4d.utils.files import write_text
@@ -68,17 +68,18 @@ def write_report(config: Config) -> Path:
     comparison = compare(config)
     figures = {name: Picture.of(path) for name, path in draw(config, comparison).items()}
     page = render(context(config, comparison, figures))
-    path = config.results / "report.html"
-    write_text(path, page)
-    return path
+    write_text(config.paths.report, page)
+    return config.paths.report
 
 
 def log_report(config: Config) -> None:
     """Add report, plots and comparison to the runs of the models that have one."""
-    files = {config.results / name: "report" for name in ("report.html", *FILES)}
-    files |= dict.fromkeys(sorted((config.results / "plots").glob("*.svg")), "report/plots")
+    paths = config.paths
+    tables = (paths.comparison, paths.published, paths.significance, paths.comparison_text)
+    files = dict.fromkeys((paths.report, *tables), "report")
+    files |= dict.fromkeys(sorted(paths.plots.glob("*.svg")), "report/plots")
     for name in config.models:
-        state_file = config.results / name / "mlflow_run.json"
+        state_file = paths.run_state(name)
         if state_file.exists():
             with open_tracker(config, name, state_file=state_file, stage="report") as tracker:
                 for file, folder in files.items():
@@ -89,7 +90,7 @@ def log_report(config: Config) -> None:
 
 def draw(config: Config, comparison: Comparison) -> dict[str, Path]:
     """Draw what compares models; their own plots lie in their test folders."""
-    folder = config.results / "plots"
+    folder = config.paths.plots
     stages = {name: facts.training_stages(config, model) for name, model in config.models.items()}
     trained = {name: found for name, found in stages.items() if found}
     figures: dict[str, Figure] = {"accuracies": plots.accuracies(accuracy_rows(comparison))}
@@ -124,17 +125,16 @@ def context(config: Config, comparison: Comparison, figures: dict[str, Picture])
     """Everything that the template shows."""
     info = dataset_info(config)
     classes = class_names(config)
-    models = [
-        model_section(config, name, result, classes, figures) for name, result in comparison.results.items()
-    ]
+    results = comparison.results
+    models = [model_section(config, name, result, classes, figures) for name, result in results.items()]
     table = comparison.models.drop(columns="mlflow_run_id")
-    intervals = [f"{low:.1f} – {high:.1f}" for low, high in _intervals(comparison)]
-    table.insert(8, "95 % interval", intervals)
+    intervals = [result["top1_interval"] for result in results.values()]
+    table.insert(8, "95 % interval", [f"{low:.1f} – {high:.1f}" for low, high in intervals])
     return {
         "config": config,
         "version": __version__,
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "best": max(comparison.results.values(), key=lambda result: result["top1"]),
+        "best": max(results.values(), key=lambda result: result["top1"]),
         "info": info,
         "comparison": table,
         "significance": comparison.significance,
@@ -148,10 +148,6 @@ def context(config: Config, comparison: Comparison, figures: dict[str, Picture])
         "provenance": provenance(config, comparison, info),
         "config_text": facts.config_text(config),
     }
-
-
-def _intervals(comparison: Comparison) -> list[list[float]]:
-    return [result["top1_interval"] for result in comparison.results.values()]
 
 
 def model_section(
@@ -175,7 +171,7 @@ def model_section(
 def provenance(config: Config, comparison: Comparison, info: dict[str, Any]) -> dict[str, str]:
     """Where the numbers come from."""
     results = comparison.results.values()
-    rows = {
+    return {
         "code (this report)": git_sha() or "outside a git checkout",
         "code (tests)": ", ".join(sorted({result.get("git_sha") or "unknown" for result in results})),
         "config": f"{config.name}, sha {config_sha(config)}",
@@ -184,7 +180,6 @@ def provenance(config: Config, comparison: Comparison, info: dict[str, Any]) -> 
         "hardware": ", ".join(sorted({result.get("hardware", "unknown") for result in results})),
         "seed": str(config.seed),
     }
-    return rows
 
 
 def protocol(result: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What a report tells, gathered from the files that the stages left. What is absent is left out."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from v4d.config import Config, ModelConfig
 from v4d.tracking import mlflow_client
 from v4d.utils.files import read_json
 
+COST_COLUMNS = ["stage", "jobs", "hours", "device_hours", "peak_memory_gb", "hardware"]
 _USER_INFO = re.compile(r"(?<=://)[^/\s]+@")
 
 
 def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
     """metrics.json of the stages that were trained; none for a model that came with its weights."""
-    files = [config.results / model.name / stage.name / "metrics.json" for stage in model.stages]
+    files = [config.paths.training_metrics(model.name, stage.name) for stage in model.stages]
     return [read_json(file) for file in files if file.exists()]
 
 
@@ -46,56 +48,43 @@ def cost_table(config: Config) -> pd.DataFrame:
     rows = [_data_row(config, stage) for stage in ("archive", "clips", "frames")]
     for model in config.models.values():
         for stage in training_stages(config, model):
-            benchmark = f"train/{model.name}/{stage['stage']}.tsv"
-            rows.append(_model_row(config, f"train {model.name}: {stage['stage']}", stage, benchmark))
+            benchmark = config.paths.benchmark("train", model.name, stage["stage"])
+            rows.append(_model_row(f"train {model.name}: {stage['stage']}", stage, benchmark))
         metrics = config.paths.test_metrics(model.name)
         if metrics.exists():
-            rows.append(
-                _model_row(config, f"test {model.name}", read_json(metrics), f"test/{model.name}.tsv")
-            )
-    columns = ["stage", "jobs", "hours", "device_hours", "peak_memory_gb", "hardware"]
-    return pd.DataFrame([row for row in rows if row], columns=columns)
+            benchmark = config.paths.benchmark("test", model.name)
+            rows.append(_model_row(f"test {model.name}", read_json(metrics), benchmark))
+    return pd.DataFrame([row for row in rows if row], columns=COST_COLUMNS)
 
 
-def _data_row(config: Config, stage: str) -> dict[str, Any] | None:
-    """All parts of a data stage together."""
-    files = sorted((config.dataset.root / "benchmarks" / stage).glob("*/*.tsv"))
+def _data_row(config: Config, stage: str) -> tuple[Any, ...] | None:
+    """`COST_COLUMNS` of all parts of a data stage together."""
+    files = config.dataset.paths.benchmarks(stage)
     if not files:
         return None
-    table = pd.concat([pd.read_csv(file, sep="\t") for file in files])
-    seconds = pd.to_numeric(table["s"], errors="coerce").sum()
-    memory = pd.to_numeric(table["max_rss"], errors="coerce").max()
-    cpu = pd.to_numeric(table["cpu_time"], errors="coerce").sum() if "cpu_time" in table else np.nan
-    return {
-        "stage": f"data: {stage}",
-        "jobs": len(table),
-        "hours": seconds / 3600,
-        "device_hours": cpu / 3600,
-        "peak_memory_gb": memory / 1024,
-        "hardware": "CPU",
-    }
+    table = pd.concat(map(_benchmark, files))
+    cpu_hours = table["cpu_time"].sum() / 3600 if "cpu_time" in table else np.nan
+    memory = table["max_rss"].max() / 1024
+    return f"data: {stage}", len(table), table["s"].sum() / 3600, cpu_hours, memory, "CPU"
 
 
-def _model_row(config: Config, name: str, metrics: dict[str, Any], benchmark: str) -> dict[str, Any]:
-    """One training or test; its memory is known where Snakemake ran it."""
+def _model_row(name: str, metrics: dict[str, Any], benchmark: Path) -> tuple[Any, ...]:
+    """`COST_COLUMNS` of one training or test; its memory is known where Snakemake ran it."""
     hours = metrics.get("seconds", np.nan) / 3600
-    path = config.results / "benchmarks" / benchmark
-    memory = pd.to_numeric(pd.read_csv(path, sep="\t")["max_rss"], errors="coerce") if path.exists() else None
-    return {
-        "stage": name,
-        "jobs": 1,
-        "hours": hours,
-        "device_hours": hours * metrics.get("processes", 1),
-        "peak_memory_gb": np.nan if memory is None else memory.max() / 1024,
-        "hardware": metrics.get("hardware", ""),
-    }
+    memory = _benchmark(benchmark)["max_rss"].max() / 1024 if benchmark.exists() else np.nan
+    return name, 1, hours, hours * metrics.get("processes", 1), memory, metrics.get("hardware", "")
+
+
+def _benchmark(path: Path) -> pd.DataFrame:
+    """Snakemake's measurement of a job: seconds, and MB of memory; NaN where it has no number."""
+    return pd.read_csv(path, sep="\t").apply(pd.to_numeric, errors="coerce")
 
 
 def run_links(config: Config) -> list[dict[str, str]]:
     """The MLflow run of each model: `model`, `run_id`, and `url` ("" where the runs are not served)."""
     links = []
     for name in config.models:
-        state_file = config.results / name / "mlflow_run.json"
+        state_file = config.paths.run_state(name)
         state = read_json(state_file) if state_file.exists() else {}
         run_id = state.get("run_id")
         if run_id:

@@ -12,14 +12,14 @@ def log_dataset_run(config: Config) -> str | None:
         V4DError: the data set is not finished.
     """
     info = dataset_info(config)
-    state_file = config.results / "dataset" / "mlflow_run.json"
-    with open_tracker(config, "dataset", state_file=state_file) as tracker:
+    files = config.dataset.paths
+    with open_tracker(config, "dataset", state_file=config.paths.run_state("dataset")) as tracker:
         tracker.set_tags({"dataset_fingerprint": info["fingerprint"], "config_sha": config_sha(config)})
         tracker.log_params({"name": info["name"], "source": info["source"], "classes": info["classes"]})
         for split, counts in info["counts"].items():
             tracker.log_metrics({f"{split}/{status}": count for status, count in counts.items()}, step=0)
         tracker.log_dataset(info)
-        for name in ("dataset.json", "missing.csv", "quarantine.csv"):
-            tracker.log_artifact(config.dataset.root / name)
+        for file in (files.info, files.missing, files.quarantine):
+            tracker.log_artifact(file)
         tracker.close("FINISHED")
     return tracker.run_id
