@@ -4,13 +4,14 @@ The defaults of the keys lie below everything, then what the data set brings (`S
 the user's files in their order. Snakemake's config goes the same way, see `v4d.workflow`.
 """
 
+import contextlib
 import copy
 import difflib
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import pydantic
 import yaml
 
 from v4d.config import registry
-from v4d.config.data import NAME, ClipsConfig, DatasetConfig, FramesConfig, SourceOptions
-from v4d.config.fields import UNSET, Block, Changes, block_of, default_of, key, plain, settings, whole_keys
+from v4d.config.data import NAME, DatasetConfig, SourceOptions
+from v4d.config.fields import UNSET, Block, block_of, default_of, key, plain, settings, whole_keys
 from v4d.config.models import STAGE_KEYS, ModelConfig, ModelKeys, StageConfig, architecture, with_options
 from v4d.config.relations import check_relations
 from v4d.config.root import Config, RootKeys
+from v4d.config.training import TrainingConfig
 from v4d.errors import V4DError
 from v4d.utils.files import write_text
 
@@ -40,10 +42,7 @@ def load(*paths: str | Path) -> Config:
 
 def read(*paths: str | Path) -> Document:
     """YAML files, each laid over the one before, unchecked."""
-    document: Document = {}
-    for path in paths:
-        document = merge(document, _read_yaml(Path(path)))
-    return document
+    return functools.reduce(merge, map(_read_yaml, map(Path, paths)), {})
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Document:
@@ -52,7 +51,7 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> Document:
     return _merge(base, overlay, _whole_keys())
 
 
-def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any], whole: frozenset[str]) -> Document:
+def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any], whole: Collection[str] = ()) -> Document:
     result = dict(base)
     for name, value in overlay.items():
         old = result.get(name)
@@ -80,7 +79,8 @@ def resolve(given: Mapping[str, Any]) -> Document:
     plugins = document.get("plugins", [])
     registry.fill(plugins if isinstance(plugins, list) and all(isinstance(p, str) for p in plugins) else ())
     if isinstance(document.get("dataset"), dict) and "source" in document["dataset"]:
-        document = _merge(_source(document["dataset"]["source"]).Options.defaults, document, _whole_keys())
+        source = registry.named(registry.SOURCES, document["dataset"]["source"], "dataset.source")
+        document = _merge(source.Options.defaults, document, _whole_keys())
     document = _filled(document, RootKeys, "")
     validate(document, RootKeys, "")
     document["dataset"] = _filled(document["dataset"], dataset_class(), "dataset")
@@ -105,25 +105,10 @@ def build(document: Document) -> Config:
             for number, stage in enumerate(model["stages"])
         ]
         models[name] = ModelConfig(name, model["checkpoint"], tuple(stages))
-    keys = validate(document, RootKeys, "")
-    return Config(
-        name=keys.name,
-        seed=keys.seed,
-        plugins=keys.plugins,
-        dataset=validate(document["dataset"], dataset_class(), "dataset"),
-        clips=keys.clips,
-        frames=keys.frames,
-        models=models,
-        testing=keys.testing,
-        tracking=keys.tracking,
-        document=document,
-    )
-
-
-def _source(name: Any) -> Any:
-    if not isinstance(name, str) or name not in registry.SOURCES:
-        raise V4DError(f"config: dataset.source: {name!r} is not one of {', '.join(registry.SOURCES)}")
-    return registry.SOURCES[name]
+    keys = dict(validate(document, RootKeys, ""))
+    del keys["training"]  # the stages have it
+    dataset = validate(document["dataset"], dataset_class(), "dataset")
+    return Config(**keys | {"dataset": dataset, "models": models, "document": document})
 
 
 def dataset_class() -> type[DatasetConfig]:
@@ -133,13 +118,10 @@ def dataset_class() -> type[DatasetConfig]:
 
 @functools.cache
 def _dataset_class(blocks: tuple[tuple[str, type[SourceOptions]], ...]) -> type[DatasetConfig]:
-    fields: dict[str, Any] = {
-        name: (
-            options,
-            key(options, options.__doc__ or "", before=plain(options()) if options.traceless else UNSET),
-        )
-        for name, options in blocks
-    }
+    fields: dict[str, Any] = {}
+    for name, options in blocks:
+        before = plain(options()) if options.traceless else UNSET
+        fields[name] = (options, key(options, options.__doc__ or "", before=before))
     return pydantic.create_model(
         "DatasetConfig", __base__=DatasetConfig, __doc__=DatasetConfig.__doc__, **fields
     )
@@ -152,10 +134,9 @@ def stage_class(stage: Mapping[str, Any]) -> type[Block]:
 
 def preparation_settings(config: Config) -> dict[str, Document]:
     """What makes clips and frames what they are: part of a data set's fingerprint, kept in dataset.json."""
-    but: tuple[Changes, ...] = ("nothing", "videos")
     return {
-        "clips": settings(config.document["clips"], ClipsConfig, but=but),
-        "frames": settings(config.document["frames"], FramesConfig, but=but),
+        name: settings(config.document[name], type(getattr(config, name)), but=("nothing", "videos"))
+        for name in ("clips", "frames")
     }
 
 
@@ -195,9 +176,10 @@ def _resolve_model(name: str, model: Document, training: Document) -> Document:
     keys = with_options(ModelKeys, entry.Options)
     model = _filled(model, keys, where)
     validate(model, keys, where)
-    stages: list[Document] = []
-    for number, stage in enumerate(model["stages"]):
-        stages.append(_resolve_stage(stage, number, model, training, f"{where}.stages.{number}"))
+    stages = [
+        _resolve_stage(stage, number, model, training, f"{where}.stages.{number}")
+        for number, stage in enumerate(model["stages"])
+    ]
     if len({stage["name"] for stage in stages}) < len(stages):
         raise V4DError(f"config: {where}.stages: two stages have the same name")
     return model | {"stages": stages}
@@ -221,11 +203,8 @@ def _resolve_stage(stage: Document, number: int, model: Document, training: Docu
     own = stage.get("training", {})
     if not isinstance(own, dict):
         raise V4DError(f"config: {where}.training: {own!r} should be a mapping of keys")
-    block = block_of(StageConfig.model_fields["training"])
-    assert block is not None
-    no_keys: frozenset[str] = frozenset()
-    merged = _merge(_merge(training, model["training"], no_keys), own, no_keys)
-    whole["training"] = _filled(merged, block, f"{where}.training")
+    merged = _merge(_merge(training, model["training"]), own)
+    whole["training"] = _filled(merged, TrainingConfig, f"{where}.training")
     validate(whole, keys, where)
     if whole["init"] == "previous" and number == 0:
         raise V4DError(f"config: {where}.init is 'previous', but it is the first stage")
@@ -296,9 +275,10 @@ def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str)
         message = message.partition(" ")[2].replace(" after validation", "")
     if found[0]["type"] == "string_pattern_mismatch":
         message = f"should match {found[0]['ctx']['pattern']}"
-    if isinstance(value, str) and found[0]["type"] == "float_type" and _is_number(value):
-        number = yaml.safe_dump(float(value)).split()[0]  # Python's 1e-05 is text as well
-        message += f" (YAML reads {value} as text: write {number})"
+    if isinstance(value, str) and found[0]["type"] == "float_type":
+        with contextlib.suppress(ValueError):  # a word that is no number
+            number = yaml.safe_dump(float(value)).split()[0]  # Python's 1e-05 is text as well
+            message += f" (YAML reads {value} as text: write {number})"
     return f"{name}: {value!r} {message[0].lower()}{message[1:]}"
 
 
@@ -319,22 +299,14 @@ def _path(location: Iterable[Any], values: Any) -> tuple[str, ...]:
 
 
 def _description(path: Sequence[str], block: type[Block]) -> str:
+    """What a key means; of a key in a mapping without a block, nothing is known."""
     for step in path[:-1]:
-        info = block.model_fields.get(step)
-        inner = block_of(info) if info else None
+        inner = block_of(block.model_fields[step]) if step in block.model_fields else None
         if inner is None:
             return "its meaning"
         block = inner
     info = block.model_fields.get(path[-1])
     return (info.description or "") if info else ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_yaml(path: Path) -> Document:

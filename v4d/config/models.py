@@ -110,9 +110,7 @@ def architecture(arch: Any, where: str = "models") -> Any:
     Raises:
         V4DError: there is none; the message names those that there are.
     """
-    if not isinstance(arch, str) or arch not in registry.MODELS:
-        raise V4DError(f"config: {where}.arch: {arch!r} is not one of {', '.join(registry.MODELS)}")
-    return registry.MODELS[arch]
+    return registry.named(registry.MODELS, arch, f"{where}.arch")
 
 
 @functools.cache

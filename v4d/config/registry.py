@@ -34,6 +34,17 @@ def fill(plugins: Iterable[str] = ()) -> None:
         _import(module, "config: plugins")
 
 
+def named(table: dict[str, Any], name: Any, where: str) -> Any:
+    """The entry of a name.
+
+    Raises:
+        V4DError: there is none; the message names the key `where` and those that there are.
+    """
+    if not isinstance(name, str) or name not in table:
+        raise V4DError(f"config: {where}: {name!r} is not one of {', '.join(table)}")
+    return table[name]
+
+
 @functools.cache
 def _fill_installed() -> None:
     for module in BUILT_IN:

@@ -3,13 +3,13 @@
 from v4d.config import registry
 from v4d.config.data import frame_size
 from v4d.config.models import ModelConfig, StageConfig
+from v4d.config.paths import Below, ResultsPaths
 from v4d.config.root import Config
 from v4d.errors import V4DError
 
 RESERVED_MODELS = (
-    *("dataset", "benchmarks", "plots"),
-    *("config.yaml", "tracking.json", "report.html", "comparison.csv", "comparison.md"),
-    *("comparison_published.csv", "significance.csv"),
+    *("dataset", "benchmarks"),
+    *(place.name for place in vars(ResultsPaths).values() if isinstance(place, Below)),
 )
 """Folders and files of results/<name>/ that are no model's."""
 RESERVED_STAGES = ("test",)
@@ -36,9 +36,7 @@ def check_relations(config: Config) -> None:
             _check_stage(config, model, stage)
     if config.models and config.testing.split not in dataset.splits:
         raise V4DError(f"config: testing.split {config.testing.split!r} is not among dataset.splits")
-    if config.tracking.backend not in ("none", *registry.BACKENDS):
-        known = ", ".join(["none", *registry.BACKENDS])
-        raise V4DError(f"config: tracking.backend: {config.tracking.backend!r} is not one of {known}")
+    registry.named({"none": None} | registry.BACKENDS, config.tracking.backend, "tracking.backend")
     _check_crops(config)
 
 

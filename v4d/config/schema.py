@@ -29,31 +29,25 @@ def schema() -> dict[str, Any]:
     registry.fill()
     root = block_schema(RootKeys)
     properties = root["properties"]
-    properties["dataset"] = block_schema(dataset_class()) | {
-        "description": properties["dataset"]["description"]
-    }
+    described = {"description": properties["dataset"]["description"]}
+    properties["dataset"] = block_schema(dataset_class()) | described
     properties["dataset"]["properties"]["source"]["enum"] = list(registry.SOURCES)
     properties["tracking"]["properties"]["backend"]["enum"] = [*registry.BACKENDS, "none"]
     properties["models"]["propertyNames"] = {"pattern": properties["name"]["pattern"]}
     properties["models"]["additionalProperties"] = {"oneOf": [{"$ref": "#/$defs/model"}, {"type": "null"}]}
     model, stage = _with_architectures(ModelKeys), _with_architectures(StageConfig)
     stage["required"] = ["name"]
-    stage["properties"]["training"] = {
-        "type": "object",
-        "description": stage["properties"]["training"]["description"],
-    }
+    keys = stage["properties"]
+    keys["training"] = {"type": "object", "description": keys["training"]["description"]}
     parts = {part: None for entry in registry.MODELS.values() for part in entry.freezable}
-    stage["properties"]["freeze"]["items"]["enum"] = list(parts)
-    for key in stage["properties"].values():
+    keys["freeze"]["items"]["enum"] = list(parts)
+    for key in keys.values():
         key.pop("default", None)  # the model's
     model["properties"]["stages"]["items"] = {"$ref": "#/$defs/stage"}
     properties["training"] = {"$ref": "#/$defs/training", "default": {}}
     defs = {"training": block_schema(TrainingConfig), "model": model, "stage": stage}
-    return (
-        {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "v4d config"}
-        | root
-        | {"$defs": defs}
-    )
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "v4d config"}
+    return head | root | {"$defs": defs}
 
 
 def text() -> str:
