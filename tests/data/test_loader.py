@@ -455,8 +455,9 @@ def test_a_bad_frame_under_device_decoding(shard_with_a_bad_video):
 def test_a_device_that_decodes_nothing_is_an_error_and_no_reason_to_drop_videos(shard_records):
     skipping = train_loader(shard_records, **TRAIN, decode_on="device", bad_frames="skip_video")
     batch = next(iter(skipping))
+    jpegs = batch.encoded.data.split([length for lengths in batch.encoded.lengths for length in lengths])
     with pytest.raises(V4DError, match="cuda:99 decodes no JPEG: "):
-        batches._decode(batch.encoded, torch.device("cuda:99"))
+        batches._decode([[jpeg] for jpeg in jpegs], torch.device("cuda:99"))
 
 
 def test_resizing_in_floats_is_resizing_in_bytes_to_a_level():

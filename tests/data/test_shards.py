@@ -60,7 +60,7 @@ def edit(path, change) -> None:
     seal_by_hand(path)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_frames_are_what_pil_decodes_whatever_is_asked_for(data, tmp_path_factory):
     width, height = data.draw(st.integers(1, 90), "width"), data.draw(st.integers(1, 70), "height")

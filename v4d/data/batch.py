@@ -135,7 +135,9 @@ def _decoded(batch: Batch, frames: EncodedFrames, device: torch.device) -> Batch
     shape = (len(frames.views), crops, *frames.grid, size, size, 3)
     out = torch.zeros(shape, dtype=torch.uint8, device=device)
     weight, skipped = batch.weight.clone(), list(batch.skipped)
-    for place, (images, reason) in enumerate(_decode(frames, device)):
+    jpegs = iter(frames.data.split([length for lengths in frames.lengths for length in lengths]))
+    videos = [[next(jpegs) for _ in lengths] for lengths in frames.lengths]
+    for place, (images, reason) in enumerate(_decode(videos, device)):
         if reason is not None:
             if not frames.skip_bad:
                 raise V4DError(f"video {frames.names[place]}: {reason}")
@@ -150,7 +152,9 @@ def _decoded(batch: Batch, frames: EncodedFrames, device: torch.device) -> Batch
     return dataclasses.replace(batch, frames=seen, weight=weight, skipped=skipped, encoded=None)
 
 
-def _decode(frames: EncodedFrames, device: torch.device) -> list[tuple[torch.Tensor | None, str | None]]:
+def _decode(
+    videos: list[list[torch.Tensor]], device: torch.device
+) -> list[tuple[torch.Tensor | None, str | None]]:
     """For each video uint8 `[U * T, H, W, 3]` on the device (None if dropped), or what is wrong with it.
 
     All JPEGs of the batch go to the decoder at once, which is how it is fast; should one of them be bad it
@@ -159,22 +163,14 @@ def _decode(frames: EncodedFrames, device: torch.device) -> list[tuple[torch.Ten
     Raises:
         V4DError: the device decodes nothing, whatever it is given.
     """
-    jpegs = iter(frames.data.split([length for lengths in frames.lengths for length in lengths]))
-    videos = [[next(jpegs) for _ in lengths] for lengths in frames.lengths]
     try:
         images = iter(_decode_all([jpeg for video in videos for jpeg in video], device))
         return [(_stacked([next(images) for _ in video]), None) for video in videos]
     except RuntimeError as error:
         _check_that_frames_are_at_fault(error, device)
-        return [_decode_one(video, device) for video in videos]
-
-
-def _decode_one(video: list[torch.Tensor], device: torch.device) -> tuple[torch.Tensor | None, str | None]:
-    try:
-        return _stacked(_decode_all(video, device)), None
-    except RuntimeError as error:
-        _check_that_frames_are_at_fault(error, device)
-        return None, _first_line(error)
+        if len(videos) == 1:
+            return [(None, _first_line(error))]
+        return [outcome for video in videos for outcome in _decode([video], device)]
 
 
 def _check_that_frames_are_at_fault(error: RuntimeError, device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """Colour jitter and RandAugment: off by default, drawn once for a video and the same for all its frames."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,42 +77,22 @@ def _apply_step(frames: torch.Tensor, step: Operation) -> torch.Tensor:
     from torchvision.transforms.v2 import functional as tv  # imported here: it takes half a second
 
     height, width = frames.shape[-2:]
-    amount = step.amount
-    match step.name:
-        case "identity":
-            return frames
-        case "brightness":
-            return tv.adjust_brightness(frames, amount)
-        case "contrast":
-            return tv.adjust_contrast(frames, amount)
-        case "saturation":
-            return tv.adjust_saturation(frames, amount)
-        case "hue":
-            return tv.adjust_hue(frames, amount)
-        case "sharpness":
-            return tv.adjust_sharpness(frames, amount)
-        case "autocontrast":
-            return tv.autocontrast(frames)
-        case "equalize":
-            return tv.equalize(frames)
-        case "posterize":
-            return tv.posterize(frames, 8 - round(amount))
-        case "solarize":
-            return tv.solarize(frames, 256 - amount)
-        case "rotate":
-            return _affine(frames, angle=amount)
-        case "shear_x":
-            return _affine(frames, shear=[amount, 0.0])
-        case "shear_y":
-            return _affine(frames, shear=[0.0, amount])
-        case "translate_x":
-            return _affine(frames, translate=[round(amount * width), 0])
-        case "translate_y":
-            return _affine(frames, translate=[0, round(amount * height)])
-    raise ValueError(f"unknown operation {step.name!r}")
-
-
-def _affine(frames: torch.Tensor, angle=0.0, translate=(0, 0), shear=(0.0, 0.0)) -> torch.Tensor:
-    from torchvision.transforms.v2 import functional as tv
-
-    return tv.affine(frames, angle=angle, translate=list(translate), scale=1.0, shear=list(shear))
+    name, amount = step.name, step.amount
+    if name in (*JITTER, "sharpness"):
+        return getattr(tv, f"adjust_{name}")(frames, amount)
+    if name in ("autocontrast", "equalize"):
+        return getattr(tv, name)(frames)
+    still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    operations: dict[str, Callable[[], torch.Tensor]] = {
+        "identity": lambda: frames,
+        "posterize": lambda: tv.posterize(frames, 8 - round(amount)),
+        "solarize": lambda: tv.solarize(frames, 256 - amount),
+        "rotate": lambda: tv.affine(frames, **still | {"angle": amount}),
+        "shear_x": lambda: tv.affine(frames, **still | {"shear": [amount, 0.0]}),
+        "shear_y": lambda: tv.affine(frames, **still | {"shear": [0.0, amount]}),
+        "translate_x": lambda: tv.affine(frames, **still | {"translate": [round(amount * width), 0]}),
+        "translate_y": lambda: tv.affine(frames, **still | {"translate": [0, round(amount * height)]}),
+    }
+    if name not in operations:
+        raise ValueError(f"unknown operation {name!r}")
+    return operations[name]()

@@ -1,6 +1,6 @@
 """What a loader's worker does: the videos of a batch from their shards, cropped, as one uint8 tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,15 @@ Plan = tuple[np.ndarray, list[Augmentation]]
 
 
 class VideoTable:
-    """Records by column: a quarter of a million objects would cost every worker 0.1 GB and a second."""
+    """Records by column: a quarter of a million objects would cost every worker 0.1 GB and a second.
+
+    Raises:
+        V4DError: there are no videos.
+    """
 
     def __init__(self, videos: Sequence[VideoRecord]):
+        if not videos:
+            raise V4DError("there are no videos to load")
         shards, self.shard = np.unique([v.shard for v in videos], return_inverse=True)
         # Absolute, because workers start in another working directory.
         self.shards = [str(Path(shard).absolute()) for shard in shards]
@@ -77,6 +83,7 @@ class _Samples(Dataset[Any]):
 
     videos: VideoTable
     clip: ClipSpec
+    views_axis = False  # whether batches keep the axis of views
     bad_frames: str = field(default="raise", kw_only=True)
     decode_on: str = field(default="host", kw_only=True)
 
@@ -86,11 +93,6 @@ class _Samples(Dataset[Any]):
         if self.decode_on not in ("host", "device"):
             raise ValueError(f"decode_on is host or device, not {self.decode_on!r}")
         self._readers: dict[str, ShardReader] = {}
-
-    @property
-    def views_axis(self) -> bool:
-        """Whether batches keep the axis of views."""
-        return False
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -126,25 +128,20 @@ class _Samples(Dataset[Any]):
     def _decoded(self, records: list[VideoRecord], plans: list[Plan]) -> tuple[torch.Tensor, dict[int, str]]:
         """uint8 `[N, (V,) U, T, H, W, 3]`, and what is wrong with a video by its place in the batch."""
         frames = self._empty([views for _, views in plans])
-        bad: dict[int, str] = {}
-        for place, (record, (indices, views)) in enumerate(zip(records, plans, strict=True)):
-            try:
-                self._fill(frames[place], record, indices, views)
-            except BadFrameError as error:
-                bad[place] = self._dropped(error)
-                frames[place].zero_()
+        bad = self._bad(len(plans), lambda n: self._fill(frames[n], records[n], *plans[n]))
+        for place in bad:
+            frames[place].zero_()
         return frames if self.views_axis else frames[:, 0], bad
 
     def _encoded(self, records: list[VideoRecord], plans: list[Plan]) -> tuple[EncodedFrames, dict[int, str]]:
         """The same, undecoded."""
-        jpegs: list[list[bytes]] = []
-        bad: dict[int, str] = {}
-        for place, (record, (indices, _)) in enumerate(zip(records, plans, strict=True)):
-            try:
-                jpegs.append(self._reader(record).jpegs(record.video_id, indices.reshape(-1)))
-            except BadFrameError as error:
-                bad[place] = self._dropped(error)
-                jpegs.append([])
+        jpegs: list[list[bytes]] = [[] for _ in records]
+
+        def read(place: int) -> None:
+            record, (indices, _) = records[place], plans[place]
+            jpegs[place] = self._reader(record).jpegs(record.video_id, indices.reshape(-1))
+
+        bad = self._bad(len(plans), read)
         data = np.frombuffer(bytearray().join(jpeg for video in jpegs for jpeg in video), dtype=np.uint8)
         frames = EncodedFrames(
             data=torch.from_numpy(data),
@@ -157,11 +154,21 @@ class _Samples(Dataset[Any]):
         )
         return frames, bad
 
-    def _dropped(self, error: BadFrameError) -> str:
-        """The line for `Batch.skipped`; where nothing may be skipped, the error goes on."""
-        if self.bad_frames == "raise":
-            raise error
-        return str(error)
+    def _bad(self, count: int, load: Callable[[int], None]) -> dict[int, str]:
+        """Load each place of a batch; the line for `Batch.skipped` of those with bad frames.
+
+        Raises:
+            BadFrameError: where nothing may be skipped.
+        """
+        bad = {}
+        for place in range(count):
+            try:
+                load(place)
+            except BadFrameError as error:
+                if self.bad_frames == "raise":
+                    raise
+                bad[place] = str(error)
+        return bad
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         raise NotImplementedError
@@ -255,10 +262,9 @@ class EvalSamples(_Samples):
 
     views: ViewSpec
 
-    @property
-    def views_axis(self) -> bool:
-        """Whether batches keep the axis of views."""
-        return self.views.axis
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.views_axis = self.views.axis
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         video, clip, views = self._video(record), self.clip, self.views

@@ -58,7 +58,7 @@ def train_loader(
     Raises:
         V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.
     """
-    table = _table(videos)
+    table = VideoTable(videos)
     samples = TrainSamples(table, clip, crop, seed, bad_frames=bad_frames, decode_on=decode_on)
     return Loader(samples, TrainPlan(table.shard, batch_size, share, accumulate, seed, locality), workers)
 
@@ -84,7 +84,7 @@ def eval_loader(
     Raises:
         V4DError: there are no videos. While iterating: as `train_loader`, or the crop is larger than a frame.
     """
-    table = _table(videos)
+    table = VideoTable(videos)
     samples = EvalSamples(table, clip, views, decode_on=decode_on)
     return Loader(samples, EvalPlan(len(table), batch_size, share), workers)
 
@@ -166,12 +166,6 @@ class _Batches:
 
     def __len__(self) -> int:
         return self.plan.steps - self.start_step
-
-
-def _table(videos: Sequence[VideoRecord]) -> VideoTable:
-    if not videos:
-        raise V4DError("there are no videos to load")
-    return VideoTable(videos)
 
 
 def _as_it_is(batch: Any) -> Any:

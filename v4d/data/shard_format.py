@@ -120,34 +120,24 @@ def stored_count(num_frames: int, stride: int) -> int:
 
 def pack_header(header: ShardHeader) -> bytes:
     """The header as JSON, with format and version."""
-    return _json({"format": FORMAT, "version": VERSION} | asdict(header))
+    return pack({"format": FORMAT, "version": VERSION} | asdict(header))
 
 
 def unpack_header(value: Buffer) -> ShardHeader:
     """The inverse of `pack_header`."""
-    fields = json.loads(bytes(value))
+    fields = unpack(value)
     del fields["format"], fields["version"]
     size = fields.pop("size")
     return ShardHeader(size=tuple(size) if size else None, **fields)
 
 
-def pack_video(video: Video) -> bytes:
-    """A video's record as JSON."""
-    return _json(asdict(video))
+def pack(record: dict[str, Any]) -> bytes:
+    """A record as JSON."""
+    return json.dumps(record, separators=(",", ":")).encode()
 
 
-def unpack_video(value: Buffer) -> Video:
-    """The inverse of `pack_video`."""
-    return Video(**json.loads(bytes(value)))
-
-
-def pack_end(videos: int, frames: int, size: int) -> bytes:
-    """The closing record: numbers of videos and stored frames, bytes of JPEG."""
-    return _json({"videos": videos, "frames": frames, "bytes": size})
-
-
-def unpack_end(value: Buffer) -> dict[str, int]:
-    """The inverse of `pack_end`, by name: `videos`, `frames`, `bytes`."""
+def unpack(value: Buffer) -> dict[str, Any]:
+    """The inverse of `pack`."""
     return json.loads(bytes(value))
 
 
@@ -212,7 +202,3 @@ def _measure(file: BinaryIO, length: int) -> tuple[int, int, bytes]:
         digest.update(block)
         left -= len(block)
     return length - left, head or 0, digest.digest()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()

@@ -3,8 +3,8 @@
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 import lmdb
 
@@ -45,9 +45,7 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         try:
             if kind is None:
                 self._finish()
@@ -100,9 +98,9 @@ class ShardWriter:
 
     def _finish(self) -> None:
         checksums = [(fmt.checksums_key(n), value) for n, value in enumerate(self._checksums)]
-        videos = sorted((fmt.video_key(name), fmt.pack_video(video)) for name, video in self._videos.items())
-        end = (fmt.END_KEY, fmt.pack_end(len(videos), self._frames, self._bytes))
-        self._put([*checksums, *videos, end])
+        videos = sorted((fmt.video_key(name), fmt.pack(asdict(v))) for name, v in self._videos.items())
+        counts = {"videos": len(videos), "frames": self._frames, "bytes": self._bytes}
+        self._put([*checksums, *videos, (fmt.END_KEY, fmt.pack(counts))])
         try:
             self._env.close()
             fmt.seal(self.temporary)

@@ -91,15 +91,15 @@ class ShardReader:
     @property
     def video_ids(self) -> list[str]:
         """Ids of all videos, in the order in which they were written."""
-        videos = sorted((video.number, name) for name, video in self.videos())
-        return [name for _, name in videos]
+        numbers = {name: video.number for name, video in self.videos()}
+        return sorted(numbers, key=numbers.__getitem__)
 
     def videos(self) -> Iterator[tuple[str, Video]]:
         """Every video's id and record, by id."""
         cursor = self._open().transaction().cursor()
         found = cursor.set_range(fmt.VIDEO_PREFIX)
         while found and bytes(cursor.key()[:1]) == fmt.VIDEO_PREFIX:
-            yield bytes(cursor.key()[1:]).decode(), fmt.unpack_video(cursor.value())
+            yield bytes(cursor.key()[1:]).decode(), Video(**fmt.unpack(cursor.value()))
             found = cursor.next()
 
     def counts(self) -> dict[str, int]:
@@ -107,7 +107,7 @@ class ShardReader:
         value = self._open().get(fmt.END_KEY)
         if value is None:
             raise V4DError(f"shard {self.path} is damaged: it has no closing record")
-        return fmt.unpack_end(value)
+        return fmt.unpack(value)
 
     def video(self, video_id: str) -> Video:
         """What the shard knows of a video; V4DError where it has none of that id."""
@@ -115,11 +115,10 @@ class ShardReader:
         if value is None:
             raise V4DError(f"shard {self.path} has no video {video_id}")
         try:
-            return fmt.unpack_video(value)
+            return Video(**fmt.unpack(value))
         except (ValueError, TypeError) as error:
-            raise V4DError(
-                f"shard {self.path} is damaged: its record of video {video_id}: {error}"
-            ) from error
+            record = f"its record of video {video_id}"
+            raise V4DError(f"shard {self.path} is damaged: {record}: {error}") from error
 
     def num_frames(self, video_id: str) -> int:
         """Frames of the source video, whatever the shard's stride."""
