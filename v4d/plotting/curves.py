@@ -23,12 +23,9 @@ def training_curves(stages: Sequence[Mapping[str, Any]]) -> Figure:
     table = pd.DataFrame(rows)
     table["x"] = np.arange(1, len(table) + 1)
     figure, (loss, top1, rate) = new_figure(9.2, 2.9, columns=3)
-    _lines(loss, table, {"train/loss": "training", "val/loss": "validation"}, "loss")
-    loss.set_ylim(bottom=0)
-    _lines(top1, table, {"train/top1": "training", "val/top1": "validation"}, "top-1, %")
-    top1.set_ylim(0, 103)
-    _lines(rate, table, {"train/lr": "learning rate"}, "learning rate")
-    rate.set_ylim(bottom=0)
+    _lines(loss, table, {"train/loss": "training", "val/loss": "validation"}, "loss", 0)
+    _lines(top1, table, {"train/top1": "training", "val/top1": "validation"}, "top-1, %", 0, 103)
+    _lines(rate, table, {"train/lr": "learning rate"}, "learning rate", 0)
     rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axes in (loss, top1, rate):
         axes.set_xlabel("epoch")
@@ -44,13 +41,8 @@ def validation_curves(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
     figure, axes = new_figure(5.2, 3.1)
     for number, (name, stages) in enumerate(models.items()):
         epochs = [e for e in stages[-1]["epochs"] if e.get("val/top1") is not None]
-        x, y = [e["epoch"] for e in epochs], [e["val/top1"] for e in epochs]
-        axes.plot(
-            x, y, label=name, color=colour_of(number), marker="o" if len(x) < 20 else None, markersize=3
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("validation top-1, %")
-    axes.set_ylim(0, 103)
+        _line(axes, [e["epoch"] for e in epochs], [e["val/top1"] for e in epochs], number, name)
+    axes.set(xlabel="epoch", ylabel="validation top-1, %", ylim=(0, 103))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
@@ -68,32 +60,32 @@ def timeline(prediction: Any, classes: Sequence[str], count: int = 3) -> Figure:
         label = f"{short(classes[index], 34)}  (video: {100 * share:.1f} %)"
         y = 100 * evidence.probabilities[:, index]
         axes.plot(evidence.seconds, y, "o-", color=colour_of(number), label=label, markersize=4)
-    axes.set_ylabel("by one unit alone, %" if evidence.alone else "by a unit's features, %")
-    axes.set_ylim(-3, 103)
+    axes.set(ylabel="by one unit alone, %" if evidence.alone else "by a unit's features, %", ylim=(-3, 103))
     figure.suptitle(short(prediction.path.name, 70), x=0.01, ha="left", fontweight="bold", fontsize=10.5)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=count, fontsize=8.5)
     duration = max(prediction.num_frames / (prediction.fps or 25.0), evidence.seconds[-1] + evidence.span / 2)
-    strip.set_xlim(0, duration)
-    strip.set_ylim(0, 1)
-    strip.set_yticks([])
+    strip.set(xlim=(0, duration), ylim=(0, 1), yticks=[], xlabel="seconds; grey: what a unit covers")
     strip.grid(False)
-    strip.set_xlabel("seconds; grey: what a unit covers")
     _pictures(strip, evidence, duration)
     return figure
 
 
-def _lines(axes: Axes, table: pd.DataFrame, columns: Mapping[str, str], label: str) -> None:
-    """Lines over the epochs for those columns that there are; lone points are dots."""
+def _lines(axes: Axes, table: pd.DataFrame, columns: Mapping[str, str], label: str, *limits: float) -> None:
+    """Lines over the epochs for those columns that there are."""
     for number, (column, name) in enumerate(columns.items()):
         if column in table and table[column].notna().any():
             known = table[table[column].notna()]
-            marker = "o" if len(known) < 20 else None
-            axes.plot(
-                known["x"], known[column], color=colour_of(number), label=name, marker=marker, markersize=3
-            )
+            _line(axes, known["x"], known[column], number, name)
     axes.set_ylabel(label)
+    axes.set_ylim(*limits)
     if len(columns) > 1:
         axes.legend()
+
+
+def _line(axes: Axes, x: Sequence[float], y: Sequence[float], number: int, name: str) -> None:
+    """One curve; of a few points each is a dot."""
+    marker = "o" if len(x) < 20 else None
+    axes.plot(x, y, color=colour_of(number), label=name, marker=marker, markersize=3)
 
 
 def _stage_bounds(axes: Axes, table: pd.DataFrame) -> None:

@@ -15,13 +15,6 @@ from v4d.plotting.style import COLOURS, STYLE, colour_of, new_figure, short
 
 FEW_CLASSES = 24
 """Up to here every class has its name on a plot."""
-ORDER_NAMES = {
-    "normal": "normal",
-    "units_reversed": "units reversed",
-    "frames_reversed": "frames reversed",
-    "both_reversed": "both reversed",
-    "units_shuffled": "units shuffled",
-}
 
 
 @matplotlib.rc_context(STYLE)
@@ -41,11 +34,9 @@ def confusion(counts: pd.DataFrame) -> Figure:
     axes.grid(False)
     norm = PowerNorm(0.5, 0, 100)  # makes 5 % visible beside 90
     image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest", aspect="equal")
-    figure.colorbar(
-        image, ax=axes, label="share of the label's videos, %", fraction=0.045, ticks=[0, 5, 25, 50, 100]
-    )
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
+    label = "share of the label's videos, %"
+    figure.colorbar(image, ax=axes, label=label, fraction=0.045, ticks=[0, 5, 25, 50, 100])
+    axes.set(xlabel="predicted", ylabel="label")
     if few:
         names = [short(name, 22) for name in classes]
         axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor")
@@ -54,8 +45,7 @@ def confusion(counts: pd.DataFrame) -> Figure:
             colour = "white" if shares[row, column] > 45 else "#222222"
             axes.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", color=colour)
     else:
-        axes.set_xlabel(f"predicted (class index, {len(classes)} classes)")
-        axes.set_ylabel("label (class index)")
+        axes.set(xlabel=f"predicted (class index, {len(classes)} classes)", ylabel="label (class index)")
     return figure
 
 
@@ -69,20 +59,19 @@ def per_class(table: pd.DataFrame) -> Figure:
         return figure
     figure, (best, worst, profile) = new_figure(10.2, 4.2, columns=3, width_ratios=[1, 1, 1.15])
     mean = table["top1"].mean()
-    _class_bars(best, table.head(12), mean)
-    best.set_title("best classes")
-    _class_bars(worst, table.tail(12), mean)
-    worst.set_title("worst classes")
+    for axes, rows, title in (
+        (best, table.head(12), "best classes"),
+        (worst, table.tail(12), "worst classes"),
+    ):
+        _class_bars(axes, rows, mean)
+        axes.set_title(title)
     place = np.arange(1, len(table) + 1)
     profile.fill_between(place, table["top1"], step="mid", color=COLOURS[0], alpha=0.35, linewidth=0)
     profile.step(place, table["top1"], where="mid", color=COLOURS[0], linewidth=1)
     profile.axhline(mean, color="#444444", linewidth=1, linestyle="--")
     profile.annotate(f"mean {mean:.1f}", (1, mean), (4, 3), textcoords="offset points", color="#444444")
-    profile.set_title("all classes")
-    profile.set_xlabel("classes, best first")
-    profile.set_ylabel("top-1, %")
-    profile.set_ylim(0, 103)
-    profile.set_xlim(1, len(table))
+    profile.set(title="all classes", xlabel="classes, best first", xlim=(1, len(table)))
+    profile.set(ylabel="top-1, %", ylim=(0, 103))
     return figure
 
 
@@ -95,13 +84,10 @@ def reliability(table: pd.DataFrame, error: float) -> Figure:
     axes.bar(centre, filled["accuracy"], width * 0.94, color=COLOURS[0], alpha=0.85, label="accuracy")
     axes.plot(filled["confidence"], filled["accuracy"], "o", color="#222222", markersize=3)
     axes.plot([0, 100], [0, 100], color="#444444", linewidth=1, linestyle="--", label="perfect calibration")
-    axes.set_ylabel("top-1, %")
-    axes.set_ylim(0, 103)
-    axes.set_title(f"expected calibration error {error:.1f} %")
+    axes.set(ylabel="top-1, %", ylim=(0, 103), title=f"expected calibration error {error:.1f} %")
     axes.legend(loc="upper left", frameon=True, facecolor="white", edgecolor="none", framealpha=0.85)
     share.bar(centre, 100 * filled["videos"] / filled["videos"].sum(), width * 0.94, color="#9a9a9a")
-    share.set_ylabel("videos, %")
-    share.set_xlabel("confidence, %")
+    share.set(ylabel="videos, %", xlabel="confidence, %")
     for part in (axes, share):
         part.set_xlim(-1, 101)
     return figure
@@ -117,15 +103,13 @@ def temporal_order(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     for number, order in enumerate(orders):
         x = np.arange(len(names)) + (number - (len(orders) - 1) / 2) * width
         y = [models[name]["orders"].get(order, {}).get("top1", np.nan) for name in names]
-        bars = axes.bar(x, y, width * 0.92, color=colour_of(number), label=ORDER_NAMES.get(order, order))
+        bars = axes.bar(x, y, width * 0.92, color=colour_of(number), label=order.replace("_", " "))
         labels = ["" if np.isnan(value) else f"{value:.1f}" for value in y]
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.85}
         axes.bar_label(bars, labels, padding=2, fontsize=8, bbox=plate)
     _chance(axes, models)
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("top-1, %")
-    axes.set_ylim(0, 110)
-    axes.set_yticks(range(0, 101, 20))
+    axes.set(ylabel="top-1, %", ylim=(0, 110), yticks=range(0, 101, 20))
     axes.grid(axis="x", visible=False)
     axes.legend(ncols=min(3, len(orders)), loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
     return figure
@@ -141,8 +125,7 @@ def by_units(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         top1 = [accuracies["top1"] for accuracies in result["by_units"].values()]
         axes.plot(counts, top1, "o-", color=colour_of(number), label=name, markersize=4)
         values += top1
-    axes.set_xlabel("units of a test video")
-    axes.set_ylabel("top-1 of one crop, %")
+    axes.set(xlabel="units of a test video", ylabel="top-1 of one crop, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = min(values, default=0), max(values, default=100)
     margin = max(2.0, 0.15 * (high - low))
@@ -170,9 +153,7 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.errorbar(row["top1"], y, xerr=error, color="#222222", capsize=3, linewidth=1)
         axes.text(right + 1, y, f"{row['top1']:.1f}", va="center", fontsize=8.5)
     axes.set_yticks(place, [short(row["name"], 40) for row in rows])
-    axes.set_xlim(0, 112)
-    axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("top-1, %")
+    axes.set(xlim=(0, 112), xticks=range(0, 101, 20), xlabel="top-1, %")
     axes.grid(axis="y", visible=False)
     return figure
 
@@ -184,9 +165,7 @@ def _class_bars(axes: Axes, table: pd.DataFrame, mean: float) -> None:
         axes.text(top1 + 1.5, y, f"{top1:.0f}  ({videos})", va="center", fontsize=8, color="#444444")
     axes.axvline(mean, color="#444444", linewidth=1, linestyle="--")
     axes.set_yticks(place, [short(str(name), 26) for name in table["label"]])
-    axes.set_xlim(0, 124)
-    axes.set_xticks(range(0, 101, 25))
-    axes.set_xlabel("top-1, % (videos)")
+    axes.set(xlim=(0, 124), xticks=range(0, 101, 25), xlabel="top-1, % (videos)")
     axes.grid(axis="y", visible=False)
 
 
