@@ -18,3 +18,8 @@ class Finding:
     def __str__(self) -> str:
         text = f"{self.state:<5}{self.what:<14}{self.found}"
         return f"{text}: {self.advice}" if self.advice else text
+
+
+def checked(good: bool, what: str, found: str, advice: str) -> Finding:
+    """`ok` where it is good, else `warn` with the advice."""
+    return Finding(OK, what, found) if good else Finding(WARN, what, found, advice)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v4d.doctor.finding import FAIL, GB, OK, WARN, Finding
+from v4d.doctor.finding import FAIL, GB, OK, WARN, Finding, checked
 from v4d.utils.files import existing_folder, free_bytes, lock
 
 if TYPE_CHECKING:
@@ -45,19 +45,14 @@ def check_memory() -> Iterator[Finding]:
         yield Finding(WARN, "memory", "unknown without psutil", "pip install psutil")
         return
     free = psutil.virtual_memory().available
-    found = f"{free / GB:.1f} GB available"
-    if free < 2 * GB:
-        yield Finding(WARN, "memory", found, "a job of two workers takes up to 1 GB; take fewer cores")
-    else:
-        yield Finding(OK, "memory", found)
+    advice = "a job of two workers takes up to 1 GB; take fewer cores"
+    yield checked(free >= 2 * GB, "memory", f"{free / GB:.1f} GB available", advice)
     shared = Path("/dev/shm")
     if shared.exists():
         size = shutil.disk_usage(shared).total
-        if size < GB:
-            advice = "NCCL between GPUs passes through it: `docker run --shm-size=8g`"
-            yield Finding(WARN, "shared memory", f"/dev/shm has {size / GB:.2f} GB", advice)
-        else:
-            yield Finding(OK, "shared memory", f"/dev/shm has {size / GB:.1f} GB")
+        gigabytes = f"{size / GB:.2f}" if size < GB else f"{size / GB:.1f}"
+        advice = "NCCL between GPUs passes through it: `docker run --shm-size=8g`"
+        yield checked(size >= GB, "shared memory", f"/dev/shm has {gigabytes} GB", advice)
 
 
 def check_disk(folder: Path, needed: float | None) -> Finding:
@@ -112,12 +107,9 @@ def check_gpus() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found = f"{index}: {properties.name}, {properties.total_memory / GB:.0f} GB"
-        if properties.major < 8:
-            yield Finding(
-                WARN, "gpu", f"{found}, no bf16", "set training.precision and testing.precision: float32"
-            )
-        else:
-            yield Finding(OK, "gpu", found)
+        has_bf16 = properties.major >= 8
+        advice = "set training.precision and testing.precision: float32"
+        yield checked(has_bf16, "gpu", found if has_bf16 else f"{found}, no bf16", advice)
     yield check_cudnn(torch.backends.cudnn.version())
     yield from check_convolutions(torch)
 
@@ -127,10 +119,8 @@ def check_cudnn(version: int | None) -> Finding:
     if version is None:
         return Finding(FAIL, "cudnn", "none", "install a CUDA build of torch")
     text = f"{version // 10_000}.{version // 100 % 100}.{version % 100}"
-    if version in CUDNN_WRONG:
-        advice = "3D convolutions in half precision are wrong in 9.8 to 9.14: install 9.15 or later"
-        return Finding(WARN, "cudnn", text, advice)
-    return Finding(OK, "cudnn", text)
+    advice = "3D convolutions in half precision are wrong in 9.8 to 9.14: install 9.15 or later"
+    return checked(version not in CUDNN_WRONG, "cudnn", text, advice)
 
 
 def check_convolutions(torch) -> Iterator[Finding]:

@@ -9,12 +9,21 @@ import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from v4d.doctor.finding import FAIL, OK, WARN, Finding
+from v4d.doctor.finding import FAIL, OK, WARN, Finding, checked
 from v4d.errors import V4DError
 from v4d.utils.ffmpeg import codecs, ffmpeg_binary, ffmpeg_version, why_unsuitable
 
 if TYPE_CHECKING:
     from v4d.config import Config
+
+
+DECODERS = {
+    "h264": ("h264",),
+    "vp9": ("vp9", "libvpx-vp9"),
+    "av1": ("av1", "libdav1d", "libaom-av1"),
+    "hevc": ("hevc",),
+}
+"""Codecs of videos, and the decoders of ffmpeg that read them."""
 
 
 def check_python() -> Finding:
@@ -90,13 +99,9 @@ def check_ffmpeg() -> Iterator[Finding]:
     if why_unsuitable(binary):
         yield Finding(FAIL, "ffmpeg", f"{found} {why_unsuitable(binary)}", advice)
         return
-    absent = [name for name in ("h264", "vp9", "av1", "hevc") if name not in decoders | _aliases(decoders)]
-    if absent:
-        yield Finding(
-            WARN, "ffmpeg", f"{found}; no decoder for {', '.join(absent)}", "such videos will be corrupt"
-        )
-    else:
-        yield Finding(OK, "ffmpeg", found)
+    absent = [codec for codec, names in DECODERS.items() if not decoders.intersection(names)]
+    found += f"; no decoder for {', '.join(absent)}" if absent else ""
+    yield checked(not absent, "ffmpeg", found, "such videos will be corrupt")
 
 
 def check_source(config: "Config") -> Iterator[Finding]:
@@ -129,9 +134,3 @@ def check_port(port: int) -> Finding:
         except OSError:
             return Finding(WARN, "mlflow", f"port {port} is taken", f"mlflow ui --port {port + 1}")
     return Finding(OK, "mlflow", f"port {port} is free for `mlflow ui`")
-
-
-def _aliases(decoders: frozenset[str]) -> set[str]:
-    """Codecs that another library decodes: libdav1d is a decoder of av1."""
-    others = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx-vp9": "vp9"}
-    return {codec for decoder, codec in others.items() if decoder in decoders}
