@@ -143,12 +143,11 @@ def summary_text(config: Config) -> str:
     """The last lines on the terminal: where the results are, and how to browse the runs."""
     if not config.models:
         return f"\nThe data set is ready: {config.dataset.paths.info}"
-    comparison = config.results / "comparison.md"
-    lines = ["", comparison.read_text(encoding="utf-8").rstrip()] if comparison.exists() else [""]
-    lines.append("")
-    for what, name in (("table", "comparison.csv"), ("report", "report.html")):
-        if (config.results / name).exists():
-            lines.append(f"{what:<8} {config.results / name}")
+    text = config.paths.comparison_text
+    lines = ["", text.read_text(encoding="utf-8").rstrip(), ""] if text.exists() else ["", ""]
+    for what, path in (("table", config.paths.comparison), ("report", config.paths.report)):
+        if path.exists():
+            lines.append(f"{what:<8} {path}")
     if config.tracking.backend == "mlflow":
         lines.append(f"runs     mlflow ui --backend-store-uri {shlex.quote(config.tracking.uri)}")
     return "\n".join(lines)
