@@ -65,7 +65,7 @@ def torchcodec_batch(clip: Path, indices: np.ndarray, augmentation: Augmentation
 def floor(reader: ShardReader, video_id: str, indices: np.ndarray) -> None:
     """Nothing but what no reader of JPEGs gets round: fetch and decode the distinct frames."""
     image = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
-    number, get = reader.video(video_id).number, reader._open().transaction().get
+    number, get = reader.video(video_id).number, reader._map.transaction().get
     for index in dict.fromkeys(indices.tolist()):
         jpeg = get(b"1" + number.to_bytes(4, "big") + index.to_bytes(4, "big"))
         simplejpeg.decode_jpeg(jpeg, buffer=image)

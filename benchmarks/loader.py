@@ -167,7 +167,7 @@ def cold(clips: list[Path], reader: ShardReader, rounds: int) -> None:
     print(f"\n{'Fetching a sample, page cache cold':<44}{'ms':>8}{'MB read':>10}")
     default = shards.COLD_SECONDS
     videos = records(reader)
-    reader._map = None
+    del reader._map
     seconds: dict[str, list[float]] = {
         f"v4d ({shards.READ_THREADS} threads once it is slow)": [],
         "one thread": [],

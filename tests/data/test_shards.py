@@ -422,7 +422,7 @@ def test_threads_share_a_reader(shard_good, monkeypatch):
 
 def test_readers_of_one_file_share_its_map_and_one_made_anew_is_another(shard_path):
     old = write_shard(shard_path, {"old": jpegs(3)})
-    assert old._open() is ShardReader(shard_path)._open()
+    assert old._map is ShardReader(shard_path)._map
     new = write_shard(shard_path, {"new": jpegs(3)})
     assert (old.video_ids, new.video_ids) == (["old"], ["new"])
     assert old.frames("old", [2]).shape == (1, 64, 72, 3)

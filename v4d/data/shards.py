@@ -3,6 +3,7 @@
 The format is described in `v4d.data.shard_format`. Whoever reads frames opens them with `open_store`.
 """
 
+import functools
 import os
 import threading
 import time
@@ -66,7 +67,6 @@ class ShardReader:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         fmt.check_seal(self.path)
-        self._map: _Map | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)
@@ -86,7 +86,7 @@ class ShardReader:
         Raises:
             V4DError: the file is damaged.
         """
-        return self._open().header
+        return self._map.header
 
     @property
     def video_ids(self) -> list[str]:
@@ -96,7 +96,7 @@ class ShardReader:
 
     def videos(self) -> Iterator[tuple[str, Video]]:
         """Every video's id and record, by id."""
-        cursor = self._open().transaction().cursor()
+        cursor = self._map.transaction().cursor()
         found = cursor.set_range(fmt.VIDEO_PREFIX)
         while found and bytes(cursor.key()[:1]) == fmt.VIDEO_PREFIX:
             yield bytes(cursor.key()[1:]).decode(), Video(**fmt.unpack(cursor.value()))
@@ -104,14 +104,14 @@ class ShardReader:
 
     def counts(self) -> dict[str, int]:
         """The closing record: `videos`, stored `frames`, `bytes` of JPEG."""
-        value = self._open().get(fmt.END_KEY)
+        value = self._map.get(fmt.END_KEY)
         if value is None:
             raise V4DError(f"shard {self.path} is damaged: it has no closing record")
         return fmt.unpack(value)
 
     def video(self, video_id: str) -> Video:
         """What the shard knows of a video; V4DError where it has none of that id."""
-        value = self._open().get(fmt.video_key(video_id))
+        value = self._map.get(fmt.video_key(video_id))
         if value is None:
             raise V4DError(f"shard {self.path} has no video {video_id}")
         try:
@@ -126,7 +126,7 @@ class ShardReader:
 
     def checksums(self, video_id: str) -> tuple[int, ...]:
         """CRC-32 of every stored frame of a video."""
-        return fmt.unpack_checksums(self._open().get(fmt.checksums_key(self.video(video_id).number)) or b"")
+        return fmt.unpack_checksums(self._map.get(fmt.checksums_key(self.video(video_id).number)) or b"")
 
     def frames(self, video_id: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames, each distinct one once.
@@ -181,7 +181,7 @@ class ShardReader:
 
     def _find(self, video_id: str, indices: Sequence[int] | np.ndarray) -> "_Found":
         """The distinct stored frames that `indices` ask for."""
-        video, shard = self.video(video_id), self._open()
+        video, shard = self.video(video_id), self._map
         stride = shard.header.stride
         first: dict[int, int] = {}
         repeats = []
@@ -208,10 +208,9 @@ class ShardReader:
         except ValueError as error:
             raise BadFrameError(self.path, found.video_id, found.frames[number], str(error)) from error
 
-    def _open(self) -> "_Map":
-        if self._map is None:
-            self._map = _shared_map(self.path)
-        return self._map
+    @functools.cached_property
+    def _map(self) -> "_Map":
+        return _shared_map(self.path)
 
 
 STORES = {".lmdb": ShardReader}
@@ -277,7 +276,6 @@ class _Map:
 
 _maps: "weakref.WeakValueDictionary[tuple[int, int], _Map]" = weakref.WeakValueDictionary()
 _maps_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
 
 
 def _runs(places: list[int], count: int) -> Iterator[range]:
@@ -311,17 +309,16 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+@functools.cache
 def _readers() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="v4d-read")
-    return _pool
+    return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="v4d-read")
 
 
 def _after_fork() -> None:
     """Threads and held locks do not come along into a child."""
-    global _pool, _maps_lock
-    _pool, _maps_lock = None, threading.Lock()
+    global _maps_lock
+    _maps_lock = threading.Lock()
+    _readers.cache_clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
