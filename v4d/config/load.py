@@ -225,15 +225,11 @@ def _filled(values: Any, block: type[Block], where: str) -> Any:
     _check_known(values, block, where)
     filled = {}
     for name, info in block.model_fields.items():
-        value = values.get(name, UNSET)
-        inner = block_of(info)
-        if value is UNSET:
-            value = default_of(info)
-        if inner is not None and value is not UNSET:
-            value = _filled(value, inner, f"{where}.{name}".strip("."))
+        value = values[name] if name in values else default_of(info)
         if value is not UNSET:
-            filled[name] = value
-    return filled | {name: value for name, value in values.items() if name not in filled}
+            inner = block_of(info)
+            filled[name] = _filled(value, inner, f"{where}.{name}".strip(".")) if inner else value
+    return filled
 
 
 def _check_known(values: Mapping[str, Any], block: type[Block], where: str) -> None:
@@ -259,11 +255,9 @@ def validate(values: Any, block: type[Block], where: str) -> Any:
 
 def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str) -> str:
     """One line: the key's full name, its value and what is wrong with it."""
-    by_path: dict[tuple[str, ...], list[Any]] = {}
-    for error in errors:
-        by_path.setdefault(_path(error["loc"], values), []).append(error)
-    path = min(by_path)
-    found = by_path[path]
+    paths = [_path(error["loc"], values) for error in errors]
+    path = min(paths)
+    found = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
     name = ".".join(filter(None, [where, *path])) or "the file"
     if found[0]["type"] == "missing":
         return f"{name} is required"

@@ -45,15 +45,12 @@ def pick(jitter: float, randaugment: int, generator: np.random.Generator) -> tup
     steps: list[Operation] = []
     if jitter > 0:
         drawn = {name: generator.uniform(-1, 1) * reach * jitter for name, reach in JITTER.items()}
-        steps += [_jitter_step(name, drawn[name]) for name in generator.permutation(list(drawn)).tolist()]
+        for name in generator.permutation(list(drawn)).tolist():
+            steps.append(Operation(name, drawn[name] if name == "hue" else 1 + drawn[name]))
     if randaugment > 0:
         names = generator.choice(list(REACH), size=RANDAUGMENT_OPERATIONS).tolist()
         steps += [_randaugment_step(name, randaugment, generator) for name in names]
     return tuple(steps)
-
-
-def _jitter_step(name: str, amount: float) -> Operation:
-    return Operation(name, amount if name == "hue" else 1 + amount)
 
 
 def _randaugment_step(name: str, magnitude: int, generator: np.random.Generator) -> Operation:
