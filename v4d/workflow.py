@@ -33,15 +33,10 @@ def resolve_in_place(document: dict[str, Any], workflow: Any) -> Config:
     document.clear()
     document.update(resolved)
     config = configs.build(resolved)
-    if not is_job(workflow):
+    if workflow.exec_mode.name == "DEFAULT":  # not the Snakemake inside a job, which another has started
         check_results_folder(config)
         check_dataset_settings(config)
     return config
-
-
-def is_job(workflow: Any) -> bool:
-    """Whether this is the Snakemake that runs inside a job, started by another."""
-    return workflow.exec_mode.name != "DEFAULT"
 
 
 def check_dataset_settings(config: Config) -> None:
@@ -108,26 +103,20 @@ def share_of_cores(workflow: Any, gpus: int) -> int:
 
 def archived_parts(source: DataSource, parts: dict[str, list[str]], *, late: bool) -> list[str]:
     """Of the parts by split, those with archives that wait for the clips of others (`late`), or do not."""
-    return sorted(
-        {
-            part
-            for split in parts
-            for part in parts[split]
-            if source.archive(split, part) is not None and bool(source.waits_for(split, part)) == late
-        }
-    )
+    places = [(split, part) for split in parts for part in parts[split]]
+    fetched = [place for place in places if source.archive(*place) is not None]
+    return sorted({part for split, part in fetched if bool(source.waits_for(split, part)) == late})
 
 
 def stage_settings(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     """{model: {stage: settings}}: what a training depends on, and nothing else."""
-    result: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, model in config.document["models"].items():
-        if model["checkpoint"] is None:
-            result[name] = {
-                stage["name"]: configs.settings(stage, configs.stage_class(stage))
-                for stage in model["stages"]
-            }
-    return result
+    return {
+        name: {
+            stage["name"]: configs.settings(stage, configs.stage_class(stage)) for stage in model["stages"]
+        }
+        for name, model in config.document["models"].items()
+        if model["checkpoint"] is None
+    }
 
 
 def shell_prefix(checkout: str) -> str:

@@ -100,16 +100,11 @@ def significance(predictions: dict[str, Path]) -> pd.DataFrame:
     right = {name: _right_by_video(path) for name, path in predictions.items()}
     rows = []
     for first, second in itertools.combinations(right, 2):
-        row: dict[str, Any] = {"first": first, "second": second, "same_videos": False}
-        if right[first].index.equals(right[second].index):
-            test = mcnemar(right[first].to_numpy(), right[second].to_numpy())
-            row |= {
-                "same_videos": True,
-                "top1_difference": 100 * float(right[first].mean() - right[second].mean()),
-                "only_first": test.only_first,
-                "only_second": test.only_second,
-                "p_value": test.p_value,
-            }
+        same = right[first].index.equals(right[second].index)
+        row: dict[str, Any] = {"first": first, "second": second, "same_videos": same}
+        if same:
+            row["top1_difference"] = 100 * float(right[first].mean() - right[second].mean())
+            row |= vars(mcnemar(right[first].to_numpy(), right[second].to_numpy()))
         rows.append(row)
     columns = ["first", "second", "same_videos", "top1_difference", "only_first", "only_second", "p_value"]
     return pd.DataFrame(rows, columns=columns).astype({"same_videos": bool})  # also without rows
@@ -132,8 +127,6 @@ def with_published(comparison: Comparison) -> pd.DataFrame:
     ]  # fmt: skip
     published = comparison.published.reindex(columns=columns)
     published["origin"] = "published: " + published["origin"]
-    if len(published) and len(ours):
-        published["dataset"] = comparison.published["dataset"]
     tables = [table for table in (ours[columns], published) if len(table)]
     return pd.concat([t.astype(object) for t in tables], ignore_index=True)[columns]
 
