@@ -187,6 +187,7 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     shutil.copy(mlflow_database, tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # load_table asks there, whatever its client's address
     shape = {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2}
     models = {"colour": shape | {"checkpoint": "colour.pt"}, "random": shape | {"checkpoint": "random.pt"}}
     tracking = {"backend": "mlflow", "uri": uri, "experiment": "hand", "system_metrics": False}

@@ -15,8 +15,8 @@ SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.
 def kept_state() -> Iterator[None]:
     """Restore the working directory, environment, signal handlers and torch's threads.
 
-    Warning filters are restored by pytest. MLflow's databases with a relative address are forgotten: in
-    another directory it names another one.
+    Warning filters are restored by pytest. MLflow's own tracking address is forgotten, and with it databases
+    of a relative address: in another directory it names another one.
     """
     folder, environ = Path.cwd(), dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -25,6 +25,8 @@ def kept_state() -> Iterator[None]:
         yield
     finally:
         os.chdir(folder)
+        if "mlflow" in sys.modules:
+            sys.modules["mlflow"].set_tracking_uri(None)
         for name in os.environ.keys() - environ.keys():
             del os.environ[name]
         os.environ.update(environ)
