@@ -72,10 +72,6 @@ class Conv4d(nn.Module):
         super().__init__()
         self.kernel = tuple(kernel)
         self.weight = nn.Parameter(torch.empty(out_channels, channels, *self.kernel))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """As PyTorch initialises its convolutions."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:

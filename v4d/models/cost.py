@@ -28,11 +28,6 @@ class StageCost:
     macs: int
     """Multiply-adds."""
 
-    @property
-    def gmac(self) -> float:
-        """Billions of multiply-adds."""
-        return self.macs / 1e9
-
 
 def parameter_count(model: nn.Module) -> int:
     """Number of parameters, classifier included; batch norm statistics are none."""
@@ -121,5 +116,5 @@ def cost_table(model: VideoModel, *, height: int, width: int) -> str:
     ]
     for cost in [*costs, total]:
         size = " x ".join(map(str, cost.shape))
-        lines.append(f"{cost.name:12}{size:>20}{cost.parameters:>18,}{cost.gmac:>12.3f}")
+        lines.append(f"{cost.name:12}{size:>20}{cost.parameters:>18,}{cost.macs / 1e9:>12.3f}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from v4d.models.layout import regroup
 class FrameConv(nn.Conv2d):
     """1 x k x k: each frame by itself; the weight is torchvision's."""
 
-    def __init__(self, channels: int, out_channels: int, size: int, stride: int = 1):
+    def __init__(self, channels: int, out_channels: int, stride: int = 1, size: int = 3):
         super().__init__(channels, out_channels, size, stride, padding=size // 2, bias=False)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
@@ -52,12 +52,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, temporal: bool):
         super().__init__()
-        self.conv1: nn.Module
-        self.conv2: nn.Module
-        if temporal:
-            self.conv1, self.conv2 = SpaceTimeConv(channels, width, stride), SpaceTimeConv(width, width)
-        else:
-            self.conv1, self.conv2 = FrameConv(channels, width, 3, stride), FrameConv(width, width, 3)
+        conv = SpaceTimeConv if temporal else FrameConv
+        self.conv1, self.conv2 = conv(channels, width, stride), conv(width, width)
         self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(channels, width, stride)
@@ -78,14 +74,11 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, width: int, stride: int, temporal: bool):
         super().__init__()
         out_channels = width * self.expansion
-        self.conv1 = TimeConv(channels, width) if temporal else FrameConv(channels, width, 1)
-        self.conv2 = FrameConv(width, width, 3, stride)
-        self.conv3 = FrameConv(width, out_channels, 1)
-        self.bn1, self.bn2, self.bn3 = (
-            nn.BatchNorm2d(width),
-            nn.BatchNorm2d(width),
-            nn.BatchNorm2d(out_channels),
-        )
+        self.conv1 = TimeConv(channels, width) if temporal else FrameConv(channels, width, size=1)
+        self.conv2 = FrameConv(width, width, stride)
+        self.conv3 = FrameConv(width, out_channels, size=1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(channels, out_channels, stride)
 

@@ -25,7 +25,7 @@ TF32 rounds the inputs to 11 bits, which adds up to about 1e-3. A wrong kernel i
 
 @dataclass(frozen=True)
 class ConvCase:
-    """A kind of convolution: x `[N, C, *sizes]`, kernel, stride and padding over the same dimensions."""
+    """A kind of convolution: x `[N, C, *sizes]`, kernel and stride over the same dimensions."""
 
     what: str
     """What a message calls it."""
@@ -37,11 +37,6 @@ class ConvCase:
     """Along each dimension."""
     channels: int = 64
     """Of the input; the output has 64."""
-
-    @property
-    def padding(self) -> tuple[int, ...]:
-        """Zeros on either side that keep the sizes at stride 1."""
-        return tuple(extent // 2 for extent in self.kernel)
 
 
 CASES_2D = (
@@ -109,31 +104,23 @@ def wrong_cases(
 
 
 @contextmanager
-def _plain_gradients() -> Iterator[None]:
-    """Autograd as it is by default, whatever surrounds the call that brought the network to its device."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast("cuda", enabled=False),
-        torch.autocast("cpu", enabled=False),
-    ):
-        yield
+def _plain_gradients_in_tf32() -> Iterator[None]:
+    """Autograd as it is by default, whatever surrounds the call that brought the network to its device.
 
-
-@contextmanager
-def _tf32() -> Iterator[None]:
-    """cuDNN's convolutions in TF32. (Not by `cudnn.flags`, which fails where this setting has been used.)"""
+    cuDNN's convolutions are in TF32. (Not by `cudnn.flags`, which fails where this setting has been used.)
+    """
     setting: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "tf32"
+    no_cuda_autocast, no_cpu_autocast = (torch.autocast(kind, enabled=False) for kind in ("cuda", "cpu"))
     try:
-        yield
+        with torch.inference_mode(False), torch.enable_grad(), no_cuda_autocast, no_cpu_autocast:
+            yield
     finally:
         setting.fp32_precision = before
 
 
-@_plain_gradients()
-@_tf32()
+@_plain_gradients_in_tf32()
 def relative_error(form: ConvCase, device: torch.device | str, dtype: torch.dtype, conv: Conv) -> float:
     """The largest error of the result and both gradients, channels last, relative to the largest value."""
     generator = torch.Generator().manual_seed(0)
@@ -142,11 +129,12 @@ def relative_error(form: ConvCase, device: torch.device | str, dtype: torch.dtyp
         torch.randn(shape, generator=generator, device="cpu").to(dtype).to(memory_format=channels_last)
         for shape in ((2, form.channels, *form.sizes), (64, form.channels, *form.kernel))
     ]
+    padding = tuple(extent // 2 for extent in form.kernel)  # keeps the sizes at stride 1
     results = {}
     for where, kind in ((device, dtype), ("cpu", torch.float64)):
         x, weight = (tensor.to(where, kind).requires_grad_() for tensor in given)
         run = conv if kind == dtype else _REFERENCE[len(form.sizes)]
-        y = run(x, weight, None, form.stride, form.padding)
+        y = run(x, weight, None, form.stride, padding)
         # The gradient of sum(y^2)/2 is y: as large as the result, and different everywhere.
         gradients = torch.autograd.grad(y, (x, weight), y.detach().to(kind))
         results[kind] = [tensor.detach().to("cpu", torch.float64) for tensor in (y, *gradients)]

@@ -22,24 +22,14 @@ def foreign_names(model: nn.Module, *, with_blocks4d: bool) -> dict[str, str]:
         f"stem.{key}": key.replace("conv.", "conv1.").replace("bn.", "bn1.")
         for key in model.get_submodule("stem").state_dict()
     }
-    for number, stage in enumerate(STAGES, 1):
-        index = 0
-        for ours, block in _steps(model, stage):
-            if ".blocks4d." not in ours:
-                theirs, rename = f"layer{number}.{index}.", lambda key: key
-            elif with_blocks4d:
-                theirs, rename = f"layer{number}.{index}.", lambda key: key.replace("conv.", "tsa.")
-            else:
-                continue
-            names.update({ours + key: theirs + rename(key) for key in block.state_dict()})
-            index += 1
-    return names
-
-
-def _steps(model: nn.Module, stage: str) -> list[tuple[str, nn.Module]]:
-    """The blocks of a stage in the order of computation, with the prefixes of our names."""
     prefixes = {id(module): f"{name}." for name, module in model.named_modules()}
-    return [(prefixes[id(block)], block) for block in getattr(model, stage).steps()]
+    for number, name in enumerate(STAGES, 1):
+        stage = getattr(model, name)
+        for index, block in enumerate(stage.steps() if with_blocks4d else stage.blocks):
+            ours, theirs = prefixes[id(block)], f"layer{number}.{index}."
+            # Only a 4D block has a layer `conv`; those of the backbone are `conv1` to `conv3`.
+            names |= {ours + key: theirs + key.replace("conv.", "tsa.") for key in block.state_dict()}
+    return names
 
 
 def plain_state_dict(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:

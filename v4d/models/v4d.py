@@ -1,9 +1,8 @@
 """I3D-S, TSN and V4D: one class, built from a table of backbones and the places of 4D blocks."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -126,9 +125,6 @@ class VideoNet(VideoModel):
             self.add_module(name, Stage(residual, blocks4d))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, self.num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -233,12 +229,11 @@ def _checkpointed(step: nn.Module, x: Tensor, units: int, frames: int) -> Tensor
     if torch.compiler.is_compiling():
         # Under torch.compile batch norm statistics are updated once anyway, and context_fn is unsupported.
         return checkpoint(step, x, units, frames, use_reentrant=False)
-    return checkpoint(step, x, units, frames, use_reentrant=False, context_fn=partial(_contexts, step))
 
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), _quiet_batch_norms(step)  # at first, and when it is repeated
 
-def _contexts(step: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a checkpointed step: nothing at first, quiet batch norms when it is repeated."""
-    return nullcontext(), _quiet_batch_norms(step)
+    return checkpoint(step, x, units, frames, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
