@@ -23,7 +23,11 @@ def load_any(path: Path, *, units: int = 4, frame_stride: int | None = None) -> 
         V4DError: no such file, or none of these.
     """
     if path.suffix == SUFFIX:
-        return _load_exported(path, frame_stride)
+        program, description = read_exported(path)
+        classes = description.get("classes") or [f"class {index}" for index in range(program.num_classes)]
+        info = description.get("info", {})
+        stride = stride_of(program, info, frame_stride)
+        return LoadedModel(path, program, program.spec, classes, info, stride)
     document = read_weights(path)
     if isinstance(document, dict) and "architecture" not in document and "state_dict" in document:
         model = load_released(path, units=units)
@@ -61,13 +65,6 @@ def import_released(
 def _class_names(count: int) -> list[str]:
     """The classes of the authors' networks, which are known by their number."""
     return released_classes(count) or [f"class {index}" for index in range(count)]
-
-
-def _load_exported(path: Path, frame_stride: int | None) -> LoadedModel:
-    model, description = read_exported(path)
-    classes = description.get("classes") or [f"class {index}" for index in range(model.num_classes)]
-    info = description.get("info", {})
-    return LoadedModel(path, model, model.spec, classes, info, stride_of(model, info, frame_stride))
 
 
 def described(model: VideoModel) -> dict[str, Any]:
@@ -115,13 +112,9 @@ def check_classes(path: Path, ours: Sequence[str], wanted: Sequence[str]) -> Non
         return
     absent = [name for name in wanted if name not in set(ours)]
     strange = [name for name in ours if name not in set(wanted)]
-    if absent or strange:
-        difference = "; ".join(
-            f"{what} {some_of(map(repr, names))}"
-            for what, names in (("it lacks", absent), ("only it has", strange))
-            if names
-        )
-    else:
+    parts = (("it lacks", absent), ("only it has", strange))
+    difference = "; ".join(f"{what} {some_of(map(repr, names))}" for what, names in parts if names)
+    if not difference:
         place = next(i for i, (a, b) in enumerate(zip(ours, wanted, strict=False)) if a != b)
         difference = (
             f"the same names in another order: class {place} is {ours[place]!r}, not {wanted[place]!r}"

@@ -12,7 +12,8 @@ import pandas as pd
 BINS = 15
 """Confidence bins of the calibration error (Guo et al., ICML 2017)."""
 RESAMPLES = 10_000
-"""Of the bootstrap."""
+LEVEL = 0.95
+"""Of the bootstrap: how often its interval should hold the true value."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def per_class(results: Outcomes, classes: list[str]) -> pd.DataFrame:
     in_five = np.bincount(results.labels, weights=results.ranks < 5, minlength=len(classes))
     mistakes = matrix - np.diag(correct)
     worst = mistakes.argmax(1)
+    taken_for = [classes[other] if row[other] else "" for row, other in zip(mistakes, worst, strict=True)]
     with np.errstate(invalid="ignore"):
         return pd.DataFrame(
             {
@@ -89,9 +91,7 @@ def per_class(results: Outcomes, classes: list[str]) -> pd.DataFrame:
                 "top1": 100 * correct / videos,
                 "top5": 100 * in_five / videos,
                 "precision": 100 * correct / taken,
-                "taken_for": [
-                    classes[other] if row[other] else "" for row, other in zip(mistakes, worst, strict=True)
-                ],
+                "taken_for": taken_for,
                 "taken_for_videos": mistakes.max(1),
             }
         )
@@ -102,40 +102,28 @@ def confused_pairs(matrix: np.ndarray, classes: list[str], count: int = 20) -> p
     mistakes = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
     rows, columns = np.unravel_index(order, matrix.shape)
+    label, predicted = ([classes[i] for i in axis] for axis in (rows, columns))
+    videos = mistakes[rows, columns]
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = 100 * mistakes[rows, columns] / matrix.sum(1)[rows]
-    table = pd.DataFrame(
-        {
-            "label": [classes[i] for i in rows],
-            "predicted": [classes[i] for i in columns],
-            "videos": mistakes[rows, columns],
-            "share": share,  # of the label's videos
-        }
-    )
-    return table[table.videos > 0]
+        share = 100 * videos / matrix.sum(1)[rows]  # of the label's videos
+    table = pd.DataFrame({"label": label, "predicted": predicted, "videos": videos, "share": share})
+    return table[videos > 0]
 
 
-def calibration(results: Outcomes, bins: int = BINS) -> tuple[float, pd.DataFrame]:
+def calibration(results: Outcomes) -> tuple[float, pd.DataFrame]:
     """Expected calibration error, and the reliability table behind it.
 
-    Confidence is cut into `bins` equal intervals; the error is the mean over videos of
+    Confidence is cut into `BINS` equal intervals; the error is the mean over videos of
     |accuracy - confidence| of their bin. A bin without videos has NaN.
     """
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.linspace(0, 1, BINS + 1)
     place = np.searchsorted(edges[1:-1], results.confidence)
-    videos = np.bincount(place, minlength=bins)
+    videos = np.bincount(place, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        confidence = 100 * np.bincount(place, weights=results.confidence, minlength=bins) / videos
-        accuracy = 100 * np.bincount(place, weights=results.correct, minlength=bins) / videos
-    table = pd.DataFrame(
-        {
-            "low": 100 * edges[:-1],
-            "high": 100 * edges[1:],
-            "videos": videos,
-            "confidence": confidence,
-            "accuracy": accuracy,
-        }
-    )
+        confidence = 100 * np.bincount(place, weights=results.confidence, minlength=BINS) / videos
+        accuracy = 100 * np.bincount(place, weights=results.correct, minlength=BINS) / videos
+    columns = {"low": 100 * edges[:-1], "high": 100 * edges[1:], "videos": videos}
+    table = pd.DataFrame(columns | {"confidence": confidence, "accuracy": accuracy})
     filled = table[table.videos > 0]
     error = np.average((filled.accuracy - filled.confidence).abs(), weights=filled.videos)
     return float(error), table
@@ -146,10 +134,8 @@ def percent(values: np.ndarray) -> float:
     return float(100 * np.mean(values)) if len(values) else float("nan")
 
 
-def bootstrap_interval(
-    correct: np.ndarray, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap of top-1, in percent.
+def bootstrap_interval(correct: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap of top-1, in percent; of `LEVEL`.
 
     `n` draws with replacement from right-or-wrong outcomes hold a binomially distributed number of
     right ones, so that number is drawn and not the videos: the same distribution, in no time.
@@ -157,8 +143,8 @@ def bootstrap_interval(
     count = len(correct)
     if count == 0:
         return float("nan"), float("nan")
-    hits = np.random.default_rng(seed).binomial(count, np.mean(correct), resamples)
-    low, high = np.quantile(100 * hits / count, [(1 - level) / 2, (1 + level) / 2])
+    hits = np.random.default_rng(seed).binomial(count, np.mean(correct), RESAMPLES)
+    low, high = np.quantile(100 * hits / count, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -27,7 +27,7 @@ class LoadedModel:
     path: Path
     """The file."""
     model: VideoModel
-    """On the CPU unless another device was asked for."""
+    """On the CPU, until it is moved."""
     architecture: dict[str, Any]
     """The arguments of `create_model`."""
     classes: list[str]
@@ -72,9 +72,7 @@ def save_model(
     write_weights(path, document)
 
 
-def load_model(
-    path: str | Path, *, device: str | torch.device = "cpu", frame_stride: int | None = None
-) -> LoadedModel:
+def load_model(path: str | Path, *, frame_stride: int | None = None) -> LoadedModel:
     """Build the network in a file written by `save_model`, or in a checkpoint of its training.
 
     Args:
@@ -94,7 +92,7 @@ def load_model(
         if not isinstance(document.get(part), kind):
             raise V4DError(f"{path} is no finished v4d model: {part} missing or of another kind")
     model = _network(path, document)
-    model.to(device).eval()
+    model.eval()
     info = document["info"]
     stride = stride_of(model, info, frame_stride)
     return LoadedModel(Path(path), model, document["architecture"], document["classes"], info, stride)
@@ -173,11 +171,7 @@ def read_weights(path: str | Path) -> Any:
         raise V4DError(f"no such checkpoint: {path}")
     try:
         damaged = _damaged_record(Path(path))
-        if damaged:
-            raise V4DError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except V4DError:
-        raise
+        document = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as error:
         raise V4DError(f"{path} is damaged or cut off: {error}") from error
     except Exception as error:  # torch.load passes on all errors of its zip and pickle readers
@@ -189,6 +183,9 @@ def read_weights(path: str | Path) -> Any:
             why = "it holds more than tensors and plain values"
         why = why or type(error).__name__
         raise V4DError(f"{path} is no readable checkpoint of weights alone: {why}") from error
+    if damaged:
+        raise V4DError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
+    return document
 
 
 def _damaged_record(path: Path) -> str | None:

@@ -5,7 +5,7 @@ weights 5-D; the depth of the network is read off them. A 4D kernel is `(O, C, S
 convolution over (U, T, H*W) (Kinetics), or `(S, O, C, P, Q, R)` (Mini-Kinetics, ResNet-18).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,16 +21,11 @@ from v4d.utils.files import read_json
 
 
 def load_released(
-    path_or_state_dict: str | Path | Mapping[str, Any],
-    *,
-    units: int,
-    frames: int | None = None,
-    blocks: Mapping[str, Sequence[int]] | None = None,
+    path_or_state_dict: str | Path | Mapping[str, Any], *, units: int, frames: int | None = None
 ) -> VideoNet:
     """A network in evaluation mode with the released weights; never unpickles code.
 
-    `frames` and `blocks` are those of the training; None takes what the authors' networks had: 8 frames with
-    400 classes, else 4, and their places of 4D blocks.
+    `frames` are those of the training; None takes what the authors' networks had: 8 with 400 classes, else 4.
 
     Raises:
         V4DError: the file is none of weights alone, or a tensor is missing, unexpected or of another shape.
@@ -41,8 +36,7 @@ def load_released(
     architecture = _architecture(given, prefix, source)
     if frames is None:
         frames = 8 if architecture["num_classes"] == 400 else 4
-    places = None if blocks is None else {stage: list(positions) for stage, positions in blocks.items()}
-    model = cast(VideoNet, create_model(**architecture, units=units, frames=frames, blocks=places))
+    model = cast(VideoNet, create_model(**architecture, units=units, frames=frames))
     names = foreign_names(model, with_blocks4d=True)
     wanted = {f"{prefix}base_model.{theirs}": ours for ours, theirs in names.items()}
     wanted |= {f"{prefix}new_fc.{kind}": f"fc.{kind}" for kind in ("weight", "bias")}
