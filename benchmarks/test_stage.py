@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from _hardware import machine, seconds
 from _released_way import ReleasedWay, brute_force
 
+from v4d.config import TestingConfig
 from v4d.data.batch import normalise, prefetch
 from v4d.data.dataset import VideoRecord, ViewSpec
 from v4d.data.loader import default_workers, eval_loader
@@ -108,7 +109,8 @@ def batches(videos: list[VideoRecord], options: argparse.Namespace, batch: int, 
 
 def our_way(model, videos, options, device) -> tuple[np.ndarray, float]:
     """What the test stage does, normal order alone: scores, and the share of time spent waiting for data."""
-    scorer = Scorer(model, orders=("normal",), chunk=options.chunk, bf16=device.type == "cuda")
+    testing = TestingConfig(orders=("normal",), chunk=options.chunk)
+    scorer = Scorer(model, testing, bf16=device.type == "cuda")
     loader, stream = batches(videos, options, options.batch, device)
     scores = [scorer(batch.frames, batch.video_id)[0]["normal"] for batch in stream]
     return np.concatenate(scores), loader.data_wait_fraction

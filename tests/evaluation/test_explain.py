@@ -87,7 +87,7 @@ def test_the_command_writes_a_sheet_and_a_video(tmp_path, monkeypatch, capsys):
     assert len(frames) == 2 * 3  # the network's own units and frames
     assert np.ptp(frames[0].astype(int), axis=(0, 1)).max() > 50
 
-    seen = Predictor.load("colour.pt").explain(Path("red.mp4"))
+    seen = Predictor("colour.pt").explain(Path("red.mp4"))
     assert seen.rate == 10  # every second frame of 20 a second
     np.testing.assert_allclose(np.diff(seen.seconds, axis=1), 0.1)
     assert seen.seconds[0, 0] == 0 and 0.5 < seen.seconds[1, 0] < 2

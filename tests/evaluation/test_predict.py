@@ -88,7 +88,7 @@ def test_a_video_has_the_scores_that_the_test_stage_gave_it(tiny, monkeypatch, f
         archive.extractall("videos", filter="data")
     videos = find_videos(["videos"])[:4]
 
-    predictor = Predictor.load(checkpoint, config if from_the_config else None)
+    predictor = Predictor(checkpoint, config if from_the_config else None)
     predictions = list(predictor.predict(videos, processes=2))
 
     assert [prediction.path for prediction in predictions] == videos
@@ -142,9 +142,9 @@ def test_text_and_a_timeline_of_what_each_unit_says(capsys):
     assert len(lines) == 5
     assert imread("line.png").std() > 0.05
 
-    (fewest,) = Predictor.load("colour.pt", units=1).predict([Path("halves.mp4")], evidence=True)
+    (fewest,) = Predictor("colour.pt", units=1).predict([Path("halves.mp4")], evidence=True)
     assert len(fewest.evidence.seconds) == 2  # the network's own
-    (prediction,) = Predictor.load("colour.pt").predict([Path("halves.mp4")], evidence=True)
+    (prediction,) = Predictor("colour.pt").predict([Path("halves.mp4")], evidence=True)
     evidence = prediction.evidence
     assert evidence.probabilities.argmax(1).tolist() in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
     np.testing.assert_allclose(evidence.probabilities.sum(1), 1, atol=1e-5)
@@ -207,16 +207,16 @@ def test_an_exported_program_gives_the_checkpoints_scores(capsys):
     assert main(["export", "colour.pt", "--out", "colour.pt2", "--size", "32"]) == 0
     torch.export.save(torch.export.load("colour.pt2"), "bare.pt2")  # without its description
     half_red_half_green("halves.mp4")
-    (ours,) = Predictor.load("colour.pt").predict([Path("halves.mp4")])
+    (ours,) = Predictor("colour.pt").predict([Path("halves.mp4")])
 
-    exported = Predictor.load("colour.pt2")
+    exported = Predictor("colour.pt2")
     (theirs,) = exported.predict([Path("halves.mp4")], evidence=True)
     assert exported.model.classes == made.CLASSES
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
     assert theirs.evidence.alone
     assert theirs.evidence.probabilities.argmax(1)[[0, -1]].tolist() == [0, 1]
 
-    bare = Predictor.load("bare.pt2", made.write_config(clips=CLIPS))  # it does not say how it is to be fed
+    bare = Predictor("bare.pt2", made.write_config(clips=CLIPS))  # it does not say how it is to be fed
     assert (bare.model.units, bare.model.frames) == (2, 3)
     assert bare.model.classes == ["class 0", "class 1", "class 2", "class 3"]
     (theirs,) = bare.predict([Path("halves.mp4")])

@@ -1,5 +1,6 @@
 """The test stage, whole: real shards, real processes, models whose answers are known."""
 
+import copy
 import dataclasses
 import json
 import signal
@@ -208,7 +209,12 @@ def test_what_decides_about_predictions_is_in_the_plan():
 
     def work(**overlay) -> TestRun:
         config = made.write_config(**overlay)
-        return TestRun.prepare(config, config.model("colour"), torch.device("cpu"))
+        return TestRun(config, config.model("colour"), torch.device("cpu"))
+
+    def altered(run: TestRun, **changes) -> TestRun:
+        other = copy.copy(run)
+        vars(other).update(changes)
+        return other
 
     first = work()
     plan, finished = first.plan(), first.finished
@@ -216,9 +222,9 @@ def test_what_decides_about_predictions_is_in_the_plan():
         assert work(**same).plan() == plan
     others = [work(testing=other) for other in ({"units": 4}, {"crops": 1}, {"sampling": "centred"})]
     others += [work(seed=1), work(testing={"batch_size": 3}), work(testing={"precision": "bf16"})]
-    others += [dataclasses.replace(first, videos=first.videos[:-1])]
+    others += [altered(first, videos=first.videos[:-1])]
     for change in ({"architecture": finished.architecture | {"units": 1}}, {"frame_stride": 3}):
-        others += [dataclasses.replace(first, finished=dataclasses.replace(finished, **change))]
+        others += [altered(first, finished=dataclasses.replace(finished, **change))]
     plans = [other.plan() for other in others]
     made.random_model(Path("colour.pt"))
     plans.append(work().plan())

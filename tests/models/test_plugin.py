@@ -102,12 +102,12 @@ def test_it_is_trained_and_tested_by_every_combination(plugin):
         archive.extractall("videos", filter="data")
     video = find_videos(["videos"])[0]
     weights = Path("results/tiny/v4d/main/final.pt")
-    (ours,) = Predictor.load(weights, plugin).predict([video], evidence=True)
+    (ours,) = Predictor(weights, plugin).predict([video], evidence=True)
     np.testing.assert_allclose(ours.probabilities, table.loc[video.stem, "probabilities"], atol=1e-6)
     assert ours.evidence.alone
 
     run("export", weights, "--out", "toy.pt2", "--size", 32, "--config", "config.yaml", cwd=Path.cwd())
-    (theirs,) = Predictor.load("toy.pt2", plugin).predict([video])
+    (theirs,) = Predictor("toy.pt2", plugin).predict([video])
     np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=1e-6)
     exported, _ = read_exported(Path("toy.pt2"))
     assert exported.input.mean == exported.input.std == (0.5, 0.5, 0.5)

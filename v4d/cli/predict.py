@@ -51,7 +51,7 @@ def predict(args: Namespace) -> int:
             raise V4DError(f"--timeline draws one video, not {len(videos)}")
     config = load_config(args) if args.config else None
     testing = {"units": args.units, "crops": args.crops, "crop_size": args.crop_size}
-    predictor = Predictor.load(args.checkpoint, config, args.device, **testing)
+    predictor = Predictor(args.checkpoint, config, args.device, **testing)
     classes = predictor.model.classes
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -89,7 +89,7 @@ def explain(args: Namespace) -> None:
 
     maps.check_suffix(args.out)
     config = load_config(args) if args.config else None
-    predictor = Predictor.load(args.checkpoint, config, crop_size=args.crop_size)
+    predictor = Predictor(args.checkpoint, config, crop_size=args.crop_size)
     classes = predictor.model.classes
     if args.label is not None and args.label not in classes:
         raise V4DError(f"--class {args.label!r} is none of the model's {len(classes)} classes")

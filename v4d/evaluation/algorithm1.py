@@ -31,6 +31,9 @@ from v4d.errors import V4DError
 from v4d.models.base import MixingStep, UnitStep, VideoModel, unwrapped
 from v4d.models.layout import fold, from_rows, to_rows
 
+Choices = tuple[np.ndarray, ...]
+"""Choices of a unit a section: for each of some positions, the number of the unit in its section."""
+
 
 def unit_sections(units_infer: int, units_train: int) -> list[list[int]]:
     """The consecutive sections of units; 10 into 4 gives 2, 3, 3 and 2, as the released code has it.
@@ -80,7 +83,8 @@ def video_scores(
         if not combinations or len(x) == 0:
             return _softmax(network(x[:, evenly_spaced(x.shape[1], network.units)]))
         if network.clip_level:
-            return _mean_over_units(network, x, chunk)
+            parts = x.flatten(0, 1).unsqueeze(1).split(chunk)  # every unit as a video of one unit
+            return torch.cat([_softmax(network(part)) for part in parts]).unflatten(0, x.shape[:2]).mean(1)
         steps = network.unit_steps()
         if steps is None:
             chosen = itertools.product(*sections)
@@ -90,12 +94,6 @@ def video_scores(
         return torch.stack([plan.scores(video, sections) for video in x])
     finally:
         network.train(was_training)
-
-
-def _mean_over_units(network: VideoModel, x: Tensor, chunk: int) -> Tensor:
-    """Probabilities `[N, K]`: every unit of x `[N, U, C, T, H, W]` as a video of one unit, averaged."""
-    parts = x.flatten(0, 1).unsqueeze(1).split(chunk)
-    return torch.cat([_softmax(network(part)) for part in parts]).unflatten(0, x.shape[:2]).mean(1)
 
 
 @dataclass
@@ -164,8 +162,8 @@ class _Plan:
                     taps[other] = self._taps(block, before[other].rows, other, len(before))
             taps.pop(position - block.reach - 1, None)
             axes = range(before[near[0]].axes.start, before[near[-1]].axes.stop)
-            terms = [(before[other].axes, taps[other][other - position]) for other in near]
-            terms.insert(0, (before[position].axes, before[position].rows))
+            terms = [_Features(before[other].axes, taps[other][other - position]) for other in near]
+            terms.insert(0, before[position])
             parts = (
                 [self._piece(number, _merged(block, terms, axes, choices, sizes))]
                 for choices in self._choices(_slice(sizes, axes))
@@ -191,7 +189,7 @@ class _Plan:
         )
         return dict(zip(range(first, last + 1), _gathered(parts, len(rows)), strict=True))
 
-    def _choices(self, sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
+    def _choices(self, sizes: list[int]) -> Iterator[Choices]:
         """All choices of a unit a section, at most `chunk` at a time, as an array a section."""
         total = math.prod(sizes)
         for start in range(0, total, self.chunk):
@@ -207,21 +205,19 @@ def _slice(sizes: list[int], axes: range) -> list[int]:
     return sizes[axes.start : axes.stop]
 
 
-def _rows_of(own: range, axes: range, choices: tuple[np.ndarray, ...], sizes: list[int]) -> Tensor:
-    """Which rows of features with the axes `own` belong to choices given on `axes`, which contain them."""
+def _rows_of(features: _Features, axes: range, choices: Choices, sizes: list[int]) -> Tensor:
+    """The rows of features that belong to choices given on `axes`, which contain theirs."""
+    own = features.axes
     mine = choices[own.start - axes.start : own.stop - axes.start]
-    return torch.from_numpy(np.ravel_multi_index(mine, _slice(sizes, own)))
+    numbers = torch.from_numpy(np.ravel_multi_index(mine, _slice(sizes, own)))
+    return features.rows[numbers.to(features.rows.device)]
 
 
 def _merged(
-    block: MixingStep,
-    terms: list[tuple[range, Tensor]],
-    axes: range,
-    choices: tuple[np.ndarray, ...],
-    sizes: list[int],
+    block: MixingStep, terms: list[_Features], axes: range, choices: Choices, sizes: list[int]
 ) -> Tensor:
     """The block for some choices: `terms` are its input and the taps to add, each with its own axes."""
-    x, first, *others = (rows[_rows_of(own, axes, choices, sizes).to(rows.device)] for own, rows in terms)
+    x, first, *others = (_rows_of(features, axes, choices, sizes) for features in terms)
     return block.merge(from_rows(x), from_rows(sum(others, first)))
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from v4d import config as configuration
-from v4d.checkpoints import LoadedModel, checkpoint_path, load_finished
+from v4d.checkpoints import checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig, TestingConfig
 from v4d.data import index
 from v4d.data.batch import prefetch
@@ -71,70 +71,42 @@ class Clock:
         self.seconds, self.videos = time.monotonic() - self._start, videos
 
 
-@dataclasses.dataclass(frozen=True)
 class TestRun:
     """A test, ready to run: the model, the videos, and all that the scores depend on."""
 
     __test__ = False  # pytest: this is no test
 
-    config: Config
-    """The whole config."""
-    model: ModelConfig
-    """The tested model's part of it."""
-    finished: LoadedModel
-    """Its network and what its file says."""
-    classes: list[str]
-    """Names by class index."""
-    videos: list[VideoRecord]
-    """All that are tested, over all ranks."""
-    device: torch.device
-    """Where to compute."""
-    bf16: bool
-    """Whether to compute in bf16; else in float32."""
-
-    @classmethod
-    def prepare(cls, config: Config, model: ModelConfig, device: torch.device) -> "TestRun":
+    def __init__(self, config: Config, model: ModelConfig, device: torch.device):
         """Load everything.
 
         Raises:
             V4DError: no checkpoint, other classes than the data set's, no usable videos, or a crop that the
                 network does not take.
         """
-        classes = index.class_names(config)
-        finished = load_finished(checkpoint_path(config, model), model.final, classes)
-        check_crop(finished.model, config.testing.crop_size, "testing.crop_size")
-        finished.model.to(device)
-        bf16 = configuration.takes_bf16(config.testing.precision, device.type)
-        videos = index.records(config, config.testing.split)
-        return cls(config, model, finished, classes, videos, device, bf16)
-
-    @property
-    def folder(self) -> Path:
-        """Where the results go."""
-        return self.config.paths.test(self.model.name)
-
-    @property
-    def predictions(self) -> Path:
-        """The file of the predictions."""
-        return self.config.paths.predictions(self.model.name)
-
-    @property
-    def units(self) -> int:
+        self.config, self.model, self.device = config, model, device
+        testing = config.testing
+        self.classes = index.class_names(config)
+        """Names by class index."""
+        self.finished = load_finished(checkpoint_path(config, model), model.final, self.classes)
+        """The tested network and what its file says."""
+        check_crop(self.finished.model, testing.crop_size, "testing.crop_size")
+        self.finished.model.to(device)
+        self.bf16 = configuration.takes_bf16(testing.precision, device.type)
+        """Whether to compute in bf16; else in float32."""
+        self.videos = index.records(config, testing.split)
+        """All that are tested, over all ranks."""
+        self.units = max(testing.units, self.finished.units)
         """Units of a test video: at least those that the model was trained with."""
-        return max(self.config.testing.units, self.finished.units)
-
-    @property
-    def piece_size(self) -> int:
-        """Videos in a piece: whole batches, whatever the number of ranks."""
-        batch = self.config.testing.batch_size
+        self.folder = config.paths.test(model.name)
+        """Where the results go."""
+        self.predictions = config.paths.predictions(model.name)
+        """The file of the predictions."""
         wanted = min(LARGEST_PIECE, max(1, len(self.videos) // PIECES))
-        return batch * max(1, round(wanted / batch))
-
-    @property
-    def piece_files(self) -> list[Path]:
-        """The pieces' predictions, in the order of the videos."""
+        self.piece_size = testing.batch_size * max(1, round(wanted / testing.batch_size))
+        """Videos in a piece: whole batches, whatever the number of ranks."""
         count = -(-len(self.videos) // self.piece_size)
-        return [self.folder / "pieces" / f"{number:06d}.parquet" for number in range(count)]
+        self.piece_files = [self.folder / "pieces" / f"{number:06d}.parquet" for number in range(count)]
+        """The pieces' predictions, in the order of the videos."""
 
     def rank_file(self, rank: int) -> Path:
         """Where a rank leaves its `Clock` when it has done its share."""
@@ -200,40 +172,24 @@ class TestRun:
     def _tables(self, videos: list[VideoRecord], clock: Clock) -> Iterator[pa.Table]:
         """Predictions of batch after batch. A piece is whole batches, so that none is in two pieces."""
         testing = self.config.testing
-        scorer = Scorer(
-            self.finished.model,
-            orders=testing.orders,
-            unit_counts=unit_counts(self.finished.units, self.units) if testing.combinations else (),
-            combinations=testing.combinations,
-            chunk=testing.chunk,
-            bf16=self.bf16,
-            seed=self.config.seed,
-        )
+        counts = unit_counts(self.finished.units, self.units) if testing.combinations else ()
+        scorer = Scorer(self.finished.model, testing, self.bf16, unit_counts=counts, seed=self.config.seed)
         by_id = {video.video_id: video for video in videos}
         for batch in clock.waiting(prefetch(self._loader(videos), self.device)):
             scores, unit_scores = scorer(batch.frames, batch.video_id)
             records = [by_id[video_id] for video_id in batch.video_id]
-            identity = {
-                "video_id": batch.video_id,
-                "label": [self.classes[record.class_index] for record in records],
-                "class_index": [record.class_index for record in records],
-                "part": [Path(record.shard).stem for record in records],
-            }
-            yield predictions_table(identity, self.classes, scores, unit_scores)
+            yield predictions_table(records, self.classes, scores, unit_scores)
 
     def _loader(self, videos: list[VideoRecord]) -> Loader:
         testing = self.config.testing
+        workers = testing.workers
+        if workers is None:  # beside processes that fill a CPU with the network there is no room for any
+            workers = 0 if self.device.type == "cpu" else default_workers(max(1, torch.cuda.device_count()))
         return eval_loader(
             videos,
             ClipSpec(self.units, self.finished.frames, self.finished.frame_stride),
             ViewSpec(testing.crop_size, testing.crops, testing.short_side, testing.sampling),
             batch_size=testing.batch_size,
-            workers=self._workers(),
+            workers=workers,
             decode_on=self.model.final.training.decode_on,
         )
-
-    def _workers(self) -> int:
-        """Loader processes; beside processes that fill a CPU with the network there is no room for any."""
-        if self.config.testing.workers is not None:
-            return self.config.testing.workers
-        return 0 if self.device.type == "cpu" else default_workers(max(1, torch.cuda.device_count()))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from v4d import config as configuration
-from v4d.checkpoints import LoadedModel, load_any
-from v4d.config import ClipsConfig, Config, FramesConfig, TestingConfig
+from v4d.checkpoints import load_any
+from v4d.config import Config
 from v4d.data.batch import normalise
 from v4d.data.dataset import VideoRecord, ViewSpec
 from v4d.data.loader import eval_loader
@@ -23,41 +23,6 @@ from v4d.errors import V4DError
 from v4d.evaluation.explain import ActivationMaps, activation_maps, unit_logits
 from v4d.evaluation.video_file import Source, prepared
 from v4d.evaluation.views import Scorer
-
-
-@dataclass(frozen=True)
-class TestProtocol:
-    """How a video is prepared and shown."""
-
-    __test__ = False  # pytest: this is no test
-
-    clips: ClipsConfig
-    """How a file is transcoded."""
-    frames: FramesConfig
-    """How its frames are compressed."""
-    testing: TestingConfig
-    """Units, crops, sampling and precision."""
-
-    @classmethod
-    def of(cls, model: LoadedModel, config: Config | None = None, **overrides: Any) -> "TestProtocol":
-        """A config's, where one is given; else what the checkpoint holds; else the defaults.
-
-        A checkpoint that does not tell the crop of its test gets the frame's short side, which is what the
-        released protocol's 256 of 320x256 are. `overrides` are fields of `TestingConfig`; None leaves them.
-        """
-        if config is None:
-            bare: dict[str, Any] = {"name": "predict", "dataset": {"name": "own", "source": "folder"}}
-            bare["testing"] = {"crop_size": None}
-            bare |= {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
-            config = configuration.build(configuration.resolve(bare))
-        given = {name: value for name, value in overrides.items() if value is not None}
-        testing = config.testing.replace(**given)
-        if testing.units < model.units:
-            testing = testing.replace(units=model.units)
-        size = model.model.input.crop
-        if size is not None and testing.crop_size != size:  # e.g. an exported program
-            testing = testing.replace(crop_size=size, short_side=testing.short_side or size)
-        return cls(config.clips, config.frames, testing)
 
 
 @dataclass(frozen=True)
@@ -86,15 +51,11 @@ class Prediction:
         """For JSON."""
         if self.problem:
             return {"video": str(self.path), "error": self.problem}
-        return {
-            "video": str(self.path),
-            "num_frames": self.num_frames,
-            "fps": self.fps,
-            "top": [
-                {"class": classes[index], "class_index": index, "probability": share}
-                for index, share in self.top(count)
-            ],
-        }
+        best = [
+            {"class": classes[index], "class_index": index, "probability": share}
+            for index, share in self.top(count)
+        ]
+        return {"video": str(self.path), "num_frames": self.num_frames, "fps": self.fps, "top": best}
 
     def as_text(self, classes: Sequence[str], count: int) -> str:
         """A line for the video and one for each of its best classes."""
@@ -144,18 +105,16 @@ class Explanation:
 
 
 class Predictor:
-    """A model and a protocol, on a device."""
+    """A model and its test protocol (how a video is prepared and shown), on a device."""
 
-    def __init__(self, model: LoadedModel, protocol: TestProtocol, device: torch.device | str = "cpu"):
-        self.model, self.protocol, self.device = model, protocol, torch.device(device)
-        model.model.to(self.device)
-        self.bf16 = configuration.takes_bf16(protocol.testing.precision, self.device.type)
-
-    @classmethod
-    def load(
-        cls, checkpoint: str | Path, config: Config | None = None, device: str = "cpu", **overrides: Any
+    def __init__(
+        self, checkpoint: str | Path, config: Config | None = None, device: str = "cpu", **overrides: Any
     ):
-        """A final, a released or an exported checkpoint, on the device "cpu", "cuda" or "auto".
+        """Load a final, a released or an exported checkpoint, on the device "cpu", "cuda" or "auto".
+
+        The protocol is the config's, where one is given; else what the checkpoint holds; else the defaults.
+        A checkpoint that does not tell the crop of its test gets the frame's short side, which is what the
+        released protocol's 256 of 320x256 are. `overrides` are fields of `TestingConfig`; None leaves them.
 
         Raises:
             V4DError: no such file, or none of these; no GPU for "cuda".
@@ -165,17 +124,31 @@ class Predictor:
         elif device == "cuda" and not torch.cuda.is_available():
             raise V4DError("--device cuda: this machine has no CUDA device")
         model = load_any(Path(checkpoint))
-        return cls(model, TestProtocol.of(model, config, **overrides), device)
+        if config is None:
+            told = {k: model.info[k] for k in ("clips", "frames", "testing") if k in model.info}
+            bare = {"name": "predict", "dataset": {"name": "own", "source": "folder"}}
+            config = configuration.build(
+                configuration.resolve(bare | {"testing": {"crop_size": None}} | told)
+            )
+        testing = config.testing.replace(**{k: value for k, value in overrides.items() if value is not None})
+        if testing.units < model.units:
+            testing = testing.replace(units=model.units)
+        size = model.model.input.crop
+        if size is not None and testing.crop_size != size:  # e.g. an exported program
+            testing = testing.replace(crop_size=size, short_side=testing.short_side or size)
+        self.clips, self.frames, self.testing = config.clips, config.frames, testing
+        self.model, self.device = model, torch.device(device)
+        model.model.to(self.device)
+        self.bf16 = configuration.takes_bf16(testing.precision, self.device.type)
 
     def predict(
         self, paths: Sequence[Path], *, evidence: bool = False, processes: int = 1
     ) -> Iterator[Prediction]:
         """Every video in turn; one that cannot be read is a prediction with a problem."""
-        for source in prepared(paths, self.protocol.clips, self.protocol.frames, processes=processes):
-            if source.shard is None:
-                yield Prediction(source.path, source.problem)
-                continue
+        for source in prepared(paths, self.clips, self.frames, processes=processes):
             try:
+                if source.shard is None:
+                    raise V4DError(source.problem)
                 frames = self.show(source)
                 scores = self.scores(frames)
                 seen = self.evidence(frames, source) if evidence else None
@@ -186,34 +159,25 @@ class Predictor:
 
     def show(self, source: Source, *, units: int | None = None, crops: int | None = None) -> Tensor:
         """What the network sees, as the test stage's loader makes it: uint8 `[1, V, U, T, H, W, 3]`."""
-        testing = self.protocol.testing
+        testing = self.testing
         record = VideoRecord(Source.VIDEO_ID, 0, str(source.shard), source.num_frames)
-        loader = eval_loader(
-            [record],
-            ClipSpec(units or testing.units, self.model.frames, self.model.frame_stride),
-            ViewSpec(testing.crop_size, crops or testing.crops, testing.short_side, testing.sampling),
-        )
-        return next(iter(loader)).frames.to(self.device)
+        clip = ClipSpec(units or testing.units, self.model.frames, self.model.frame_stride)
+        views = ViewSpec(testing.crop_size, crops or testing.crops, testing.short_side, testing.sampling)
+        return next(iter(eval_loader([record], clip, views))).frames.to(self.device)
 
     def scores(self, frames_NVUTHWC: Tensor) -> np.ndarray:
         """Probabilities `[K]` of one video."""
-        testing = self.protocol.testing
-        scorer = Scorer(
-            self.model.model,
-            orders=("normal",),
-            combinations=testing.combinations,
-            chunk=testing.chunk,
-            bf16=self.bf16,
-        )
+        testing = self.testing.replace(orders=("normal",))
+        scorer = Scorer(self.model.model, testing, self.bf16)
         return scorer(frames_NVUTHWC, [Source.VIDEO_ID])[0]["normal"][0]
 
     def evidence(self, frames_NVUTHWC: Tensor, source: Source) -> Evidence:
         """What each unit says by its own features, seen from the middle crop."""
-        testing, model = self.protocol.testing, self.model
+        model = self.model
         frames = frames_NVUTHWC[:, frames_NVUTHWC.shape[1] // 2]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = unit_logits(model.model, normalise(frames, model.model.input))
-        indices = self._indices(source, testing.units)
+        indices = self._indices(source, self.testing.units)
         fps = source.fps or 25.0
         return Evidence(
             seconds=indices.mean(1) / fps,
@@ -232,7 +196,7 @@ class Predictor:
         if not path.is_file():
             raise V4DError(f"no such file: {path}")
         model = self.model
-        for source in prepared([path], self.protocol.clips, self.protocol.frames, processes=1):
+        for source in prepared([path], self.clips, self.frames, processes=1):
             if source.shard is None:
                 raise V4DError(f"{path}: {source.problem}")
             frames = self.show(source, units=model.units, crops=1)[:, 0]
@@ -241,18 +205,14 @@ class Predictor:
             probabilities = model.model(x)[0].softmax(-1)
         chosen = int(probabilities.argmax()) if class_index is None else class_index
         fps = source.fps or 25.0
-        return Explanation(
-            chosen,
-            float(probabilities[chosen]),
-            activation_maps(model.model, x, chosen),
-            frames[0].cpu().numpy(),
-            self._indices(source, model.units) / fps,
-            fps / model.frame_stride,
-        )
+        maps, probability = activation_maps(model.model, x, chosen), float(probabilities[chosen])
+        seconds = self._indices(source, model.units) / fps
+        seen = frames[0].cpu().numpy()
+        return Explanation(chosen, probability, maps, seen, seconds, fps / model.frame_stride)
 
     def _indices(self, source: Source, units: int) -> np.ndarray:
         """Source frames `[U, T]` that a video is shown by."""
-        centred = self.protocol.testing.sampling == "centred"
+        centred = self.testing.sampling == "centred"
         return eval_indices(
             source.num_frames, units, self.model.frames, self.model.frame_stride, centred=centred
         )

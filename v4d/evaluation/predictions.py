@@ -11,6 +11,7 @@ and the same once more for every other order, with its name behind: `predicted_i
 With `_{n}_units` behind, `predicted_index`, `confidence` and `label_rank` of one crop and `n` units.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from v4d.data.dataset import VideoRecord
 from v4d.errors import V4DError
 from v4d.evaluation.metrics import Outcomes, outcomes
 from v4d.utils.files import atomic_path
 
-IDENTITY = ("video_id", "label", "class_index", "part")
+Scores = np.ndarray
+"""Probabilities `[V, K]` of some videos."""
 
 
 def suffix(order: str) -> str:
@@ -37,22 +40,15 @@ def units_suffix(count: int) -> str:
 
 
 def predictions_table(
-    identity: dict[str, list],
-    classes: Sequence[str],
-    scores: dict[str, np.ndarray],
-    unit_scores: dict[int, np.ndarray],
+    videos: Sequence[VideoRecord], classes: list[str], scores: dict[str, Scores], by_units: dict[int, Scores]
 ) -> pa.Table:
-    """A table of some videos.
-
-    `identity` holds the columns of `IDENTITY`, `scores` the probabilities `[V, K]` by order, `unit_scores`
-    those by number of units.
-    """
-    labels = np.asarray(identity["class_index"], dtype=np.int64)
+    """A table of some videos, from their scores by order and by number of units."""
+    labels = np.asarray([video.class_index for video in videos])
     columns: dict[str, pa.Array] = {
-        "video_id": pa.array(identity["video_id"], pa.string()),
-        "label": pa.array(identity["label"], pa.string()),
+        "video_id": pa.array([video.video_id for video in videos], pa.string()),
+        "label": pa.array([classes[label] for label in labels], pa.string()),
         "class_index": pa.array(labels, pa.int32()),
-        "part": pa.array(identity["part"], pa.string()),
+        "part": pa.array([Path(video.shard).stem for video in videos], pa.string()),
     }
     for order, probabilities in scores.items():
         end = suffix(order)
@@ -62,7 +58,7 @@ def predictions_table(
         flat = pa.array(np.ascontiguousarray(probabilities, dtype=np.float32).reshape(-1))
         offsets = np.arange(len(labels) + 1, dtype=np.int32) * len(classes)
         columns[f"probabilities{end}"] = pa.ListArray.from_arrays(pa.array(offsets), flat)
-    for count, probabilities in unit_scores.items():
+    for count, probabilities in by_units.items():
         columns |= _outcome_columns(outcomes(probabilities, labels), units_suffix(count))
     return pa.table(columns)
 
@@ -120,20 +116,11 @@ def read_outcomes(path: Path, end: str = "") -> Outcomes:
 
 def orders_in(path: Path) -> list[str]:
     """The orders that a file has predictions for, normal first."""
-    names = [n.removeprefix("probabilities") for n in _columns(path) if n.startswith("probabilities")]
-    return [name[1:] if name else "normal" for name in names]
+    names = [name for name in pq.read_schema(path).names if name.startswith("probabilities")]
+    return [name.removeprefix("probabilities_") if "_" in name else "normal" for name in names]
 
 
 def unit_counts_in(path: Path) -> list[int]:
     """The numbers of units that a file has outcomes for, ascending."""
-    return sorted(
-        int(name.removeprefix("label_rank_").removesuffix("_units"))
-        for name in _columns(path)
-        if name.startswith("label_rank_") and name.endswith("_units")
-    )
-
-
-def _columns(path: Path) -> list[str]:
-    if not path.is_file():
-        raise V4DError(f"no such file: {path}")
-    return pq.read_schema(path).names
+    found = (re.fullmatch(r"label_rank_(\d+)_units", name) for name in pq.read_schema(path).names)
+    return sorted(int(match[1]) for match in found if match)

@@ -93,11 +93,15 @@ def _accuracies(predictions: Path, end: str) -> dict[str, float]:
     return {"top1": metrics.top_k(results, 1), "top5": metrics.top_k(results, 5)}
 
 
-def model_facts(run: TestRun) -> dict[str, Any]:
-    """The model and the protocol, for metrics.json."""
+def run_facts(run: TestRun, clocks: list[Clock], context: DistributedContext) -> dict[str, Any]:
+    """For metrics.json: the model, the protocol, and how fast and where it ran.
+
+    The speed is that of this attempt: pieces done before do not count.
+    """
     model, testing = run.finished.model, run.config.testing
     side = model.input.crop or run.model.final.training.crop.size
     info = index.dataset_info(run.config)
+    seconds = max(clock.seconds for clock in clocks)
     return {
         "model": run.model.name,
         **described(model),
@@ -113,13 +117,6 @@ def model_facts(run: TestRun) -> dict[str, Any]:
         "dataset": info["name"],
         "dataset_fingerprint": info["fingerprint"],
         "checkpoint": str(run.finished.path),
-    }
-
-
-def run_facts(clocks: list[Clock], context: DistributedContext) -> dict[str, Any]:
-    """Speed of this attempt (pieces done before do not count), and where it ran."""
-    seconds = max(clock.seconds for clock in clocks)
-    return {
         "seconds": round(seconds, 3),
         "videos_per_second": sum(clock.videos for clock in clocks) / max(seconds, 1e-9),
         "data_wait_fraction": sum(c.wait for c in clocks) / max(sum(c.seconds for c in clocks), 1e-9),
@@ -144,15 +141,9 @@ def log(tracker: Tracker, run: TestRun, result: dict[str, Any]) -> None:
     """Everything of a test to its model's run in the tracker."""
     tags = ("dataset", "dataset_fingerprint", "git_sha", "parameters", "gmac")
     published = open_source(run.config.dataset).published_name(result["classes"], result["split"])
-    tracker.set_tags(
-        {key: result[key] for key in (*described(run.finished.model), *tags)}
-        | {
-            "config_sha": config_sha(run.config),
-            "tested_units": result["test_units"],
-            "tested_split": result["split"],
-            "published_dataset": published or "",
-        }
-    )
+    said = {key: result[key] for key in (*described(run.finished.model), *tags)}
+    said |= {"tested_units": result["test_units"], "tested_split": result["split"]}
+    tracker.set_tags(said | {"config_sha": config_sha(run.config), "published_dataset": published or ""})
     names = ("top1", "top5", "mean_class", "calibration_error", "videos", "videos_per_second")
     numbers = {f"test/{name}": result[name] for name in (*names, "data_wait_fraction")}
     for end, value in zip(("low", "high"), result["top1_interval"], strict=True):
@@ -163,15 +154,11 @@ def log(tracker: Tracker, run: TestRun, result: dict[str, Any]) -> None:
     epochs = sum(stage.training.epochs for stage in run.model.stages) if not run.model.checkpoint else 0
     tracker.log_metrics(numbers, step=epochs)
     # Not by `log_table`: MLflow would append the rows to those of an earlier test.
-    write_text(run.folder / TABLE, _rows_to_show(run).to_json(orient="split", index=False))
+    # It goes without all the probabilities, small enough for a table in a browser.
+    columns = [n for n in pq.read_schema(run.predictions).names if not n.startswith("probabilities")]
+    rows = pq.read_table(run.predictions, columns=columns).to_pandas()
+    write_text(run.folder / TABLE, rows.to_json(orient="split", index=False))
     tracker.set_tags({"mlflow.loggedArtifacts": json.dumps([{"path": f"test/{TABLE}", "type": "table"}])})
     for path in sorted(run.folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             tracker.log_artifact(path, "test")
-
-
-def _rows_to_show(run: TestRun) -> pd.DataFrame:
-    """The predictions without all the probabilities, small enough for a table in a browser."""
-    names = pq.read_schema(run.predictions).names
-    columns = [name for name in names if not name.startswith("probabilities")]
-    return pq.read_table(run.predictions, columns=columns).to_pandas()

@@ -22,7 +22,7 @@ from v4d.distributed.launcher import launch, processes_for
 from v4d.errors import V4DError
 from v4d.evaluation.pieces import Clock, TestRun
 from v4d.evaluation.predictions import merge
-from v4d.evaluation.results import headline, log, model_facts, run_facts, summarise
+from v4d.evaluation.results import headline, log, run_facts, summarise
 from v4d.tracking import open_tracker
 from v4d.utils.files import exclusive, read_json
 
@@ -30,12 +30,7 @@ POLL_SECONDS = 0.2
 
 
 def start(
-    config: Config,
-    model: ModelConfig,
-    *,
-    config_file: str,
-    nproc: int | None = None,
-    gpus: int | None = None,
+    config: Config, model: ModelConfig, *, config_file: str, nproc: int | None = None, gpus: int | None = None
 ) -> int:
     """Refuse what cannot be tested, then test it: a process a GPU, or as many as asked for on a CPU.
 
@@ -63,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = configuration.load(args.config)
         with process_group() as context:
-            run = TestRun.prepare(config, config.model(args.model), context.device)
+            run = TestRun(config, config.model(args.model), context.device)
             with locked_test_folder(run, context):
                 run.score(context)
                 if context.is_main:
@@ -111,7 +106,7 @@ def finish(run: TestRun, context: DistributedContext) -> None:
         raise V4DError(f"{run.predictions}: {count} videos scored, the manifest has {len(run.videos)}")
     state_file = run.config.paths.run_state(run.model.name)  # names the run of the training, if there is one
     with open_tracker(run.config, run.model.name, state_file=state_file, stage="test") as tracker:
-        facts = model_facts(run) | run_facts(clocks, context) | {"mlflow_run_id": tracker.run_id}
+        facts = run_facts(run, clocks, context) | {"mlflow_run_id": tracker.run_id}
         result = summarise(run.folder, run.classes, facts, seed=run.config.seed)
         log(tracker, run, result)
         tracker.close("FINISHED")

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,11 @@ from v4d.utils.ffmpeg import ffmpeg_binary, run_with_deadline
 from v4d.utils.processes import TaskResult, run_in_children
 from v4d.utils.videos import VIDEO_SUFFIXES
 
-FURTHER_CONTAINERS = ",".join(
-    (
-        "apng apv avs2 avs3 bink cavsvideo dhav dirac dnxhd dv film_cpk flic gif gxf h261 h263 h264 hevc ivf",
-        "jpeg_pipe lxf m4v mjpeg mjpeg_2000 mpegvideo mpjpeg mxf nsv nut nuv obu rm roq smjpeg smk swf",
-        "vc1 vc1test vvc webp_anim webp_pipe wtv yuv4mpegpipe",
-    )
-).replace(" ", ",")
+FURTHER_CONTAINERS = (
+    "apng,apv,avs2,avs3,bink,cavsvideo,dhav,dirac,dnxhd,dv,film_cpk,flic,gif,gxf,h261,h263,h264,hevc,ivf,"
+    "jpeg_pipe,lxf,m4v,mjpeg,mjpeg_2000,mpegvideo,mpjpeg,mxf,nsv,nut,nuv,obu,rm,roq,smjpeg,smk,swf,"
+    "vc1,vc1test,vvc,webp_anim,webp_pipe,wtv,yuv4mpegpipe"
+)
 """Beyond those that the clips stage reads. Still no playlists: they may name other files."""
 UNKNOWN_CONTAINER = "Format not on whitelist"
 PATIENCE_SECONDS = 3600.0
@@ -74,14 +72,13 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def prepared(
-    paths: Iterable[Path], clips: ClipsConfig, frames: FramesConfig, *, processes: int
+    paths: Sequence[Path], clips: ClipsConfig, frames: FramesConfig, *, processes: int
 ) -> Iterator[Source]:
     """Every video in turn; its shard exists until the next one is asked for.
 
     What is wrong with a video is in the result. Decoders work in children, so that one that crashes or
     hangs takes nothing else with it.
     """
-    paths = list(paths)
     clips = clips.replace(timeout=max(clips.timeout, PATIENCE_SECONDS))
     frames = frames.replace(timeout=max(frames.timeout, PATIENCE_SECONDS))
     outcomes = run_in_children(
@@ -113,17 +110,10 @@ def make_clip(path: Path, settings: ClipsConfig) -> Clip:
     if clip.status != "corrupt":
         return clip
     with anonymous_file() as output:
-        options = [
-            "-hide_banner",
-            "-nostdin",
-            "-loglevel",
-            "repeat+level+error",
-            "-protocol_whitelist",
-            "file",
-        ]
+        quiet = ["-hide_banner", "-nostdin", "-loglevel", "repeat+level+error", "-protocol_whitelist", "file"]
         source = ["-format_whitelist", FURTHER_CONTAINERS, "-i", f"file:{path.resolve()}"]
         coding = ["-map", "0:V:0", "-c:v", "ffv1", "-fps_mode", "passthrough", "-f", "matroska"]
-        command = [ffmpeg_binary(), *options, *source, *coding, "-y", f"/dev/fd/{output}"]
+        command = [ffmpeg_binary(), *quiet, *source, *coding, "-y", f"/dev/fd/{output}"]
         finished = run_with_deadline(command, timeout=settings.timeout, pass_fds=[output])
         if finished.code != 0:  # keep the clips stage's reason unless neither can read the container
             unknown = UNKNOWN_CONTAINER in clip.reason and UNKNOWN_CONTAINER in " ".join(finished.complaints)

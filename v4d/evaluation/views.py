@@ -8,6 +8,7 @@ keeps its accuracy.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from v4d.config import TestingConfig
 from v4d.data.batch import normalise
 from v4d.errors import V4DError
 from v4d.evaluation.algorithm1 import evenly_spaced, video_scores
@@ -65,16 +67,12 @@ class Scorer:
 
     model: VideoModel
     """In evaluation mode or not: `video_scores` takes care of it."""
-    orders: tuple[str, ...]
-    """Keys of `ORDERS`."""
+    testing: TestingConfig
+    """Orders (keys of `ORDERS`), and how Algorithm 1 runs (`combinations`, `chunk`)."""
+    bf16: bool
+    """Whether to compute in bf16; else in float32."""
     unit_counts: tuple[int, ...] = ()
     """Numbers of units, evenly spaced, to score the middle crop with as well."""
-    combinations: bool = True
-    """All combinations of units, or one pass over evenly spaced ones; as `chunk`, see `video_scores`."""
-    chunk: int = 64
-    """Units at a time behind a 4D block."""
-    bf16: bool = False
-    """Whether to compute in bf16; else in float32."""
     seed: int = 0
     """Of the order `units_shuffled`."""
 
@@ -95,7 +93,7 @@ class Scorer:
         crops, units = frames_NVUTHWC.shape[1:3]
         for crop in range(crops):
             x = normalise(frames_NVUTHWC[:, crop], self.model.input, dtype)
-            for order in self.orders:
+            for order in self.testing.orders:
                 scores = self._scores(reordered(x, order, video_ids, self.seed))
                 totals[order] = totals[order] + scores if crop else scores
                 if crop == crops // 2 and order == "normal":
@@ -107,20 +105,16 @@ class Scorer:
         return mean, {count: _to_host(by_units[count], video_ids) for count in self.unit_counts}
 
     def _scores(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            scores = video_scores(self.model, x, combinations=self.combinations, chunk=self.chunk)
+        testing = self.testing
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            scores = video_scores(self.model, x, combinations=testing.combinations, chunk=testing.chunk)
         return scores.double()
 
 
 def unit_counts(units_trained: int, units: int) -> tuple[int, ...]:
     """Numbers of units to measure the accuracy of: the trained one, doubled, up to that of the test."""
-    counts = []
-    count = units_trained
-    while count < units:
-        counts.append(count)
-        count *= 2
-    return (*counts, units)
+    doubled = (units_trained * 2**times for times in itertools.count())
+    return (*itertools.takewhile(lambda count: count < units, doubled), units)
 
 
 def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Tensor:
