@@ -51,6 +51,33 @@ def test_the_released_combinations():
     assert found == REFERENCE["combinations"] and len(found) == 36
 
 
+@pytest.mark.parametrize("arch", ["v4d_tiny", "i3ds_tiny"])
+def test_close_classes_do_not_tie_in_bf16(arch):
+    """Logits that differ by one part in 5,000 are one number in bf16."""
+    model = network(arch)
+    weight = model.fc.weight.data
+    weight[1:] = weight[:1] * (1 + 2e-4 * torch.arange(1, 5)[:, None])
+    model.fc.bias.data.zero_()
+    x = torch.randn(2, 6, 3, 2, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, logits = video_scores(model, x), model(x[:, :4])
+    assert logits.dtype == scores.dtype == torch.float32
+    for rows in (scores, logits.softmax(-1)):
+        assert all(len(set(row.tolist())) == 5 for row in rows)
+        ratios = rows.log() - rows[:, :1].log()  # the logits' differences: in proportion to 1, 2, 3, 4
+        assert torch.allclose(ratios[:, 1:] / ratios[:, 1:2], torch.arange(1.0, 5.0), rtol=2e-2)
+
+
+def test_sums_over_units_are_in_single_precision():
+    """Also of a network whose own logits are in half."""
+    model, x = network(), torch.randn(1, 6, 3, 2, 32, 32)
+    unit_logits, found = model.unit_logits, []
+    for dtype in (torch.bfloat16, torch.float64):
+        model.unit_logits = lambda *args, kind=dtype: unit_logits(*args).bfloat16().to(kind)
+        found.append(video_scores(model, x))
+    assert (found[0] - found[1]).abs().max() < 1e-6
+
+
 @given(st.integers(1, 12), st.integers(0, 12))
 def test_sections_are_consecutive_whole_and_nearly_equal(train, more):
     sections = unit_sections(train + more, train)

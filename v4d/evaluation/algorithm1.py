@@ -246,10 +246,15 @@ def _halves(sections: list[list[int]]) -> list[tuple[float, list[list[int]]]]:
 def _combine(logits: list[_Features], sizes: list[int]) -> Tensor:
     """The mean over all combinations of softmax(mean over positions of the logits)."""
     shapes = [[size if p in features.axes else 1 for p, size in enumerate(sizes)] for features in logits]
-    rows = (features.rows.unflatten(0, shape) for features, shape in zip(logits, shapes, strict=True))
+    rows = (_single(each.rows).unflatten(0, shape) for each, shape in zip(logits, shapes, strict=True))
     return _softmax(functools.reduce(torch.add, rows) / len(sizes)).flatten(0, -2).mean(0)
+
+
+def _single(logits: Tensor) -> Tensor:
+    """In single precision at least: sums of logits in half would tie classes."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _softmax(logits: Tensor) -> Tensor:
     """Probabilities in single precision at least, also where the network ran in half."""
-    return torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return torch.softmax(_single(logits), -1)
