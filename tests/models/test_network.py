@@ -12,7 +12,7 @@ from tests.support.reference import conv4d_reference
 from v4d.errors import V4DError
 from v4d.models import create_model, freeze, unfreeze
 from v4d.models.layout import fold, regroup
-from v4d.models.registry import RESNETS
+from v4d.models.registry import MODELS, RESNETS
 from v4d.models.v4d import PRESETS
 
 UNITS, FRAMES, CLASSES = 2, 2, 5
@@ -111,6 +111,21 @@ def test_what_the_presets_start_from():
             assert block.conv.weight.std().item() == pytest.approx(expected, rel=0.02)
         assert model.fc.weight.std().item() == pytest.approx(0.001, rel=0.02)
         assert model.fc.bias.abs().max() == 0
+
+
+def test_the_extra_convolution_of_r18pp_is_no_4d_block():
+    """Neither its start, nor what may be frozen, nor what messages call it."""
+    model = network("i3ds_resnet18pp", "paper")
+    extra = model.res4.blocks4d["2"]
+    assert extra.conv.weight.std() > 0 and not model.blocks4d()
+    assert set(model.freezable()) == {"backbone", "batchnorm"} == set(MODELS["i3ds_resnet18pp"].freezable)
+    freeze(model, "backbone")
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
+    assert not extra.training
+    assert set(model.new_in_init().values()) == {"classifier", "extra convolution"}
+    assert "res4.2 extra" in model.parts()
+    with pytest.raises(V4DError, match="cannot freeze 'blocks4d_zero'; choose from backbone, batchnorm"):
+        freeze(model, "blocks4d_zero")
 
 
 def test_dropout_is_a_mask_a_unit_as_released_or_one_a_video_as_in_the_paper():

@@ -164,6 +164,10 @@ def places_of_blocks(arch: str, preset: str, blocks: Places | None) -> dict[str,
 
 
 MODELS |= {
-    arch: Architecture("v4d.models.v4d:VideoNet", ResNetOptions, ("blocks4d_zero", "backbone", "batchnorm"))
-    for arch in RESNETS
+    arch: Architecture(
+        "v4d.models.v4d:VideoNet",
+        ResNetOptions,
+        ("backbone", "batchnorm") if network.kernel else ("blocks4d_zero", "backbone", "batchnorm"),
+    )
+    for arch, network in RESNETS.items()
 }

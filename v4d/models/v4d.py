@@ -109,6 +109,7 @@ class VideoNet(VideoModel):
         super().__init__(arch=arch, **shape, **options)
         backbone = BACKBONES[network.backbone]
         self._unit_dropout = rules.unit_dropout
+        self._has_4d = network.kernel is None  # R18++'s convolution stands where 4D blocks do, and is none
         self.stem = Stem(backbone.widths[0], backbone.stem_size)
         channels = backbone.widths[0]
         for index, (name, depth) in enumerate(zip(STAGES, DEPTHS[network.backbone], strict=True)):
@@ -119,7 +120,7 @@ class VideoNet(VideoModel):
                 residual.append(backbone.block(channels, width, stride, backbone.temporal[index]))
                 channels = width * backbone.block.expansion
             blocks4d = {
-                position: Residual4D(channels, kernel, rules.batch_norm, rules.zero_init)
+                position: Residual4D(channels, kernel, rules.batch_norm, rules.zero_init and self._has_4d)
                 for position in places.get(name, ())
             }
             self.add_module(name, Stage(residual, blocks4d))
@@ -143,6 +144,7 @@ class VideoNet(VideoModel):
             f"{name}.{position}": block
             for name, stage in self.stages.items()
             for position, block in stage.blocks4d.items()
+            if self._has_4d
         }
 
     def unit_steps(self) -> list[nn.Module]:
@@ -156,10 +158,11 @@ class VideoNet(VideoModel):
         - `backbone`: everything but the 4D blocks and the classifier, batch norm statistics included;
         - `batchnorm`: all batch norm layers of the backbone, statistics, weights and biases.
         """
-        blocks = [block for stage in self.stages.values() for block in stage.blocks]
-        backbone = [self.stem, *blocks, self.dropout]
+        blocks4d = [*self.blocks4d().values()]
+        backbone = [*(step for step in self.unit_steps() if step not in blocks4d), self.dropout]
         norms: list[nn.Module] = [m for part in backbone for m in part.modules() if isinstance(m, BatchNorm)]
-        return {"blocks4d_zero": [*self.blocks4d().values()], "backbone": backbone, "batchnorm": norms}
+        parts: dict[str, list[nn.Module]] = {"blocks4d_zero": [*blocks4d]} if self._has_4d else {}
+        return parts | {"backbone": backbone, "batchnorm": norms}
 
     def before_freezing(self, what: str) -> None:
         """`blocks4d_zero` makes each 4D block the identity."""
@@ -168,8 +171,9 @@ class VideoNet(VideoModel):
                 block.reset_to_identity()
 
     def new_in_init(self) -> dict[str, str]:
-        """The classifier and the 4D blocks."""
-        return super().new_in_init() | {f"{stage}.blocks4d.": "4D blocks" for stage in self.spec["blocks"]}
+        """The classifier and the 4D blocks, or the extra convolution of R18++."""
+        words = "4D blocks" if self._has_4d else "extra convolution"
+        return super().new_in_init() | {f"{stage}.blocks4d.": words for stage in self.spec["blocks"]}
 
     def load_image_weights(self, source: str | Path | Mapping[str, Any]) -> None:
         """Inflate a 2D ResNet of torchvision; see `v4d.models.imagenet`."""
@@ -178,9 +182,10 @@ class VideoNet(VideoModel):
     def parts(self) -> dict[str, list[nn.Module]]:
         """Stem (`conv1`), stages, their 4D blocks one by one, classifier."""
         parts: dict[str, list[nn.Module]] = {"conv1": [self.stem]}
+        kind = "4D" if self._has_4d else "extra"
         for name, stage in self.stages.items():
             parts[name] = [*stage.blocks]
-            parts |= {f"{name}.{position} 4D": [block] for position, block in stage.blocks4d.items()}
+            parts |= {f"{name}.{position} {kind}": [block] for position, block in stage.blocks4d.items()}
         return parts | {"head": [self.fc]}
 
     def forward_features(self, x_NUCTHW: Tensor) -> Tensor:
