@@ -36,7 +36,7 @@ def test_every_crop_lies_in_the_frame_and_follows_the_generator(height, width, s
 
 
 def test_multi_scale_has_the_released_sides_and_places():
-    boxes = draw(5000, augment.multi_scale_crop, 256, 320)
+    boxes = draw(5000, augment.multi_scale_crop, 256, 320, 224)
     sizes = {(box.width, box.height) for box in boxes}
     steps = [256, 224, 192, 168]
     assert sizes == {(steps[i], steps[j]) for i in range(4) for j in range(4) if abs(i - j) <= 1}
@@ -46,6 +46,18 @@ def test_multi_scale_has_the_released_sides_and_places():
     quarters = {(4 * left // 128, 4 * top // 64) for (left, top), _ in places}
     corners, edges = {(0, 0), (4, 0), (0, 4), (4, 4)}, {(0, 2), (4, 2), (2, 0), (2, 4)}
     assert quarters == corners | edges | {(2, 2), (1, 1), (3, 1), (1, 3), (3, 3)}
+
+
+def test_multi_scale_takes_the_size_itself_where_a_side_is_within_two_pixels_of_it():
+    """As released: 224 for the 223.1 of a short side of 255, and no resize."""
+    sides = [{b.height for b in draw(500, augment.multi_scale_crop, 255, 320, size)} for size in (None, 224)]
+    assert sides == [{255, 223, 191, 168}, {255, 224, 191, 168}]
+    assert {b.height for b in draw(500, augment.multi_scale_crop, 260, 320, 224)} == {260, 227, 195, 171}
+    whole = {b.height for b in draw(500, augment.multi_scale_crop, 222, 320, 224)}
+    assert whole == {222, 194, 166, 146}  # 224 would not fit
+    config = CropConfig(size=224)
+    found = {augment.pick(config, 255, 320, np.random.default_rng(n)).box.height for n in range(200)}
+    assert 224 in found and 223 not in found
 
 
 def test_short_side_jitter_is_a_square_of_the_resized_frame():

@@ -226,12 +226,13 @@ class TrainSamples(_Samples):
 
     crop: CropConfig
     seed: int
+    snap: bool = True
 
     def _plan(self, pick: Pick, record: VideoRecord) -> Plan:
         generator = np.random.default_rng([self.seed, pick.epoch, *record.video_id.encode()])
         video, clip = self._video(record), self.clip
         indices = sampling.train_indices(video.num_frames, clip.units, clip.frames, clip.stride, generator)
-        return indices, [augment.pick(self.crop, video.height, video.width, generator)]
+        return indices, [augment.pick(self.crop, video.height, video.width, generator, snap=self.snap)]
 
 
 @dataclass(frozen=True)

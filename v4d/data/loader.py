@@ -40,6 +40,7 @@ def train_loader(
     bad_frames: str = "raise",
     locality: int = 0,
     decode_on: str = "host",
+    snap: bool = True,
 ) -> "Loader":
     """Every video once an epoch in random order; batches `[N, U, T, H, W, 3]` of at most `batch_size` videos.
 
@@ -54,12 +55,13 @@ def train_loader(
         locality: shards to shuffle over at a time; 0 for all.
         decode_on: `host`, or `device`: batches hold JPEGs until `prefetch` (or `Batch.to`) has the GPU
             decode and crop them; see `v4d.data.batch`.
+        snap: as in `v4d.data.transforms.multi_scale_crop`.
 
     Raises:
         V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.
     """
     table = VideoTable(videos)
-    samples = TrainSamples(table, clip, crop, seed, bad_frames=bad_frames, decode_on=decode_on)
+    samples = TrainSamples(table, clip, crop, seed, snap, bad_frames=bad_frames, decode_on=decode_on)
     return Loader(samples, TrainPlan(table.shard, batch_size, share, accumulate, seed, locality), workers)
 
 

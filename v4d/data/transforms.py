@@ -61,15 +61,17 @@ class Augmentation:
     """Changes of colour, in order."""
 
 
-def pick(config: CropConfig, height: int, width: int, generator: np.random.Generator) -> Augmentation:
-    """Draw one training augmentation for frames of the given size.
+def pick(
+    config: CropConfig, height: int, width: int, generator: np.random.Generator, *, snap: bool = True
+) -> Augmentation:
+    """Draw one training augmentation for frames of the given size; `snap` as in `multi_scale_crop`.
 
     Raises:
         V4DError: the frames are too small for the crop asked for.
     """
     match config.kind:
         case "multi_scale":
-            box = multi_scale_crop(height, width, generator)
+            box = multi_scale_crop(height, width, config.size if snap else None, generator)
         case "short_side_jitter":
             box = short_side_jitter_crop(height, width, config.size, config.jitter, generator)
         case "random_resized":
@@ -83,9 +85,14 @@ def pick(config: CropConfig, height: int, width: int, generator: np.random.Gener
     return Augmentation(box, config.size, flip, colors)
 
 
-def multi_scale_crop(height: int, width: int, generator: np.random.Generator) -> Box:
-    """Width and height drawn from four shares of the short side, at one of 13 fixed places (released)."""
+def multi_scale_crop(height: int, width: int, size: int | None, generator: np.random.Generator) -> Box:
+    """Width and height drawn from four shares of the short side, at one of 13 fixed places (released).
+
+    A side within 2 pixels of the network's `size` is that size, and is not resized (released).
+    """
     sides = [int(min(height, width) * scale) for scale in MULTI_SCALES]
+    if size is not None:
+        sides = [size if abs(side - size) <= 2 and size <= min(height, width) else side for side in sides]
     steps = range(len(sides))
     pairs = [(i, j) for i in steps for j in steps if abs(i - j) <= MULTI_SCALE_STEPS_APART]
     i, j = pairs[generator.integers(len(pairs))]
