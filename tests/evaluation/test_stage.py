@@ -220,6 +220,10 @@ def test_what_decides_about_predictions_is_in_the_plan():
     plan, finished = first.plan(), first.finished
     for same in ({}, {"testing": {"workers": 0}}, {"testing": {"chunk": 2}}):
         assert work(**same).plan() == plan
+    decoding = [work(training={"decode_on": where}) for where in ("host", "device")]
+    assert decoding[0].plan() == decoding[1].plan()  # on a CPU the same frames
+    on_a_gpu = [altered(each, device=torch.device("cuda")).plan() for each in decoding]
+    assert on_a_gpu[0] != on_a_gpu[1] and "decode_on" not in on_a_gpu[0]
     others = [work(testing=other) for other in ({"units": 4}, {"crops": 1}, {"sampling": "centred"})]
     others += [work(seed=1), work(testing={"batch_size": 3}), work(testing={"precision": "bf16"})]
     others += [altered(first, videos=first.videos[:-1])]

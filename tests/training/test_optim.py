@@ -8,6 +8,7 @@ from torch import nn
 
 from v4d.config import OptimizerConfig, ScheduleConfig
 from v4d.models import create_model, freeze
+from v4d.models.freezing import frozen_names
 from v4d.training.optim import WeightAverage, build_optimizer, lr_factor, parameter_groups, set_lr
 
 
@@ -101,11 +102,28 @@ def test_the_rate_reaches_the_groups(name):
 
 
 def test_average_of_weights_by_hand():
+    """The first weights count nothing: (0.1 * 3 + 0.09) / 0.19. A training of before goes on without that."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
-    average = WeightAverage(model, decay=0.9)
-    for value, expected in ((1.0, 0.1), (1.0, 0.19)):
-        nn.init.constant_(model.weight, value)
-        average.update(model)
-        assert average.state["weight"].item() == pytest.approx(expected)
-    assert torch.equal(model.weight.detach(), torch.ones(1, 1))
+    for steps, expected in ((0, (1.0, 0.39 / 0.19)), (None, (0.1, 0.39))):
+        average = WeightAverage(model, decay=0.9)
+        average.state["weight"].zero_()
+        average.steps = steps
+        for value, found in zip((1.0, 3.0), expected, strict=True):
+            nn.init.constant_(model.weight, value)
+            average.update(model)
+            assert average.state["weight"].item() == pytest.approx(found)
+        assert torch.equal(model.weight.detach(), torch.full((1, 1), 3.0))
+
+
+def test_the_average_of_what_is_frozen_is_itself():
+    """Also where an older version had written other statistics into it."""
+    model = create_model("v4d_tiny", num_classes=3, units=2, frames=2)
+    freeze(model, "backbone")
+    names = frozen_names(model)
+    assert {"stem.bn.running_mean", "res2.blocks.0.conv1.weight"} <= names
+    assert not any("blocks4d" in name or name.startswith("fc.") for name in names)
+    average = WeightAverage(model, 0.9, names)
+    average.state["stem.bn.running_mean"].fill_(7.0)
+    average.update(model)
+    assert torch.equal(average.state["stem.bn.running_mean"], model.stem.bn.running_mean)

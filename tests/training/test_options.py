@@ -7,11 +7,13 @@ import lmdb
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from tests.support.processes import in_ranks
 from tests.support.project import TINY, assert_one_line_error, run_rank, train, write_config
-from tests.support.training import ALONE, learner, stage, videos
+from tests.support.training import ALONE, learner, part, stage, videos
 from v4d import config as configs
 from v4d.data.batch import Batch, normalise
 from v4d.data.shard_format import frame_key, seal
@@ -21,9 +23,10 @@ from v4d.errors import V4DError
 from v4d.models import create_model, freeze
 from v4d.models.base import BatchNorm
 from v4d.models.checkpoint import load_model
+from v4d.models.freezing import frozen_names
 from v4d.training.inputs import validation_batches
 from v4d.training.metric_logger import epoch_table
-from v4d.training.step import TrainStep, seed_step
+from v4d.training.step import TrainStep, partners, seed_step
 from v4d.training.trainer import Trainer
 from v4d.training.validation import measure_batch_norm, validate
 from v4d.utils.files import read_json
@@ -42,6 +45,29 @@ def test_mixup_by_hand():
     losses += (1 - share) * F.cross_entropy(logits, batch.class_index[other], reduction="none")
     loss, *_ = own.step([batch], epoch=3, step=1, part=3.1).tolist()
     assert loss == pytest.approx(losses.sum().item(), rel=1e-5)
+
+
+def test_mixup_leaves_out_what_was_skipped():
+    """Its frames are black, its label nobody should learn: the loss is as if it were not there."""
+    batch, settings = videos(4), {"mixup": 0.5}
+    expected = learner(ALONE, **settings).step([part(batch, 0, 3)], 0, 0, 0.0)
+    batch.weight[3], batch.frames[3] = 0, 0
+    for order in ([0, 1, 2, 3], [3, 0, 1, 2], [0, 3, 1, 2]):
+        again = Batch(batch.frames[order], batch.class_index[order], batch.video_id, batch.weight[order])
+        assert torch.allclose(learner(ALONE, **settings).step([again], 0, 0, 0.0), expected, rtol=1e-5)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=9))
+def test_partners_are_the_videos_that_count_each_once(counts):
+    found = partners(torch.tensor(counts, dtype=torch.float32)).tolist()
+    counted = [n for n, counts_ in enumerate(counts) if counts_]
+    assert [found[n] for n in counted] == counted[-1:] + counted[:-1]
+    assert all(found[n] == n for n in range(len(counts)) if n not in counted)
+
+
+def test_mixup_of_one_video_a_pass_is_one_line(tiny):
+    write_config(tiny, configs.merge(TINY, {"training": {"mixup": 0.5, "accumulate": 4}}))
+    assert_one_line_error(train(tiny, check=False), "training.mixup mixes the videos of a pass", "is one")
 
 
 def test_label_smoothing_by_hand():
@@ -134,6 +160,39 @@ def test_precise_statistics_are_those_of_the_videos():
     assert torch.allclose(model.stem.bn.running_mean, mean, atol=1e-4)
     assert torch.allclose(model.stem.bn.running_var, var, rtol=1e-3)
     assert model.stem.bn.momentum == 0.1
+
+
+def test_precise_statistics_are_measured_as_training_computes():
+    """In bf16 where training is: those of another network's activations otherwise."""
+    seen = {}
+    for precision in ("float32", "bf16"):
+        model = learner(ALONE).model
+        kinds = set()
+        model.res3.blocks[0].conv1.register_forward_hook(lambda m, i, y, kinds=kinds: kinds.add(y.dtype))
+        measure_batch_norm(model, Batches(videos(4)), ALONE, 1, precision)
+        seen[precision] = kinds
+        assert model.stem.bn.running_mean.dtype == torch.float32
+    assert seen == {"float32": {torch.float32}, "bf16": {torch.bfloat16}}
+
+
+def test_what_is_frozen_stays_so_in_the_average(tiny):
+    """Its statistics too, which precise batch norm measured anew: a network that was not trained."""
+    first = {"epochs": 1}
+    second = {"ema": 0.9, "precise_bn_videos": 8, "epochs": 1}
+    stages = [
+        {"name": "one", "training": first},
+        {"name": "two", "freeze": ["backbone"], "training": second},
+    ]
+    write_config(tiny, configs.merge(TINY, {"models": {"v4d": {"stages": stages}}}))
+    networks = []
+    for stage_name in ("one", "two"):
+        train(tiny, stage_name)
+        networks.append(load_model(tiny / f"results/tiny/v4d/{stage_name}/final.pt").model)
+    before, after = networks
+    freeze(before, "backbone")
+    frozen, old, new = frozen_names(before), before.state_dict(), after.state_dict()
+    assert len(frozen) > 40 and all(torch.equal(new[name], old[name]) for name in frozen)
+    assert any(not torch.equal(new[name], old[name]) for name in new.keys() - frozen)
 
 
 def test_frozen_statistics_are_left_alone():

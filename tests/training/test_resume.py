@@ -133,10 +133,30 @@ def test_with_every_option_on_it_is_the_same_too(tiny_data, tmp_path):
     killed = project_with(tiny_data, tmp_path / "killed", **EVERYTHING)
     for moment in (3, 4):  # in the first epoch, and once more in the second
         assert train(killed, kill_at=moment) == -signal.SIGKILL
+    # What only costs less may change in between: the weights are the same to the last bit.
+    cheaper = EVERYTHING | {"checkpoint_activations": False, "decode_on": "device"}
+    write_config(killed, configs.merge(TINY, {"tracking": TRACKED, "training": cheaper}))
     assert train(killed) == 0
     (weights, curves), (expected_weights, expected_curves) = outcome(killed), outcome(whole)
     assert all(torch.equal(weights[name], value) for name, value in expected_weights.items())
     assert curves == expected_curves
+
+
+def test_a_training_of_an_older_version_goes_on_under_its_rules(tiny_data, tmp_path):
+    """An average without correction, crops without the released snap, a mixup that mixes nothing."""
+    settings = {"ema": 0.9, "checkpoint_minutes": 1e-9, "accumulate": 4, "epochs": 1, "log_steps": 1}
+    project = project_with(tiny_data, tmp_path / "p", **settings)
+    assert train(project, kill_at=3) == -signal.SIGKILL
+    last = project / "results/tiny/v4d/main/checkpoints/last.pt"
+    state = torch.load(last, weights_only=True)
+    assert (state.pop("rules"), state.pop("average_steps")) == (2, 3)
+    state["settings"]["mixup"] = 0.5  # of one video a pass, which a new training may not have
+    torch.save(state, last)
+    write_config(project, configs.merge(configs.read(project / "config.yaml"), {"training": {"mixup": 0.5}}))
+    assert train(project) == 0
+    state = torch.load(last, weights_only=True)
+    assert (state["rules"], state["average_steps"], state["epoch"]) == (1, None, 1)
+    assert not list(last.parent.glob("superseded-*"))
 
 
 def test_the_curves_are_whole(undisturbed):

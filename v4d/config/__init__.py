@@ -29,5 +29,6 @@ from v4d.config.training import (
     TestingConfig,
     TrackingConfig,
     TrainingConfig,
+    decodes_on_gpu,
     takes_bf16,
 )

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic.fields import FieldInfo
 
-Changes = Literal["results", "videos", "runs", "nothing"]
-"""What a key decides: results; which videos come through (a deadline), not what they look like; where runs
-are logged; nothing."""
+Changes = Literal["results", "cost", "videos", "runs", "nothing"]
+"""What a key decides: results; what they cost, the results being the same to the last bit (the key stays in
+rule params, where it has always been); which videos come through (a deadline), not what they look like;
+where runs are logged; nothing."""
 UNSET = object()
 Item = TypeVar("Item")
 

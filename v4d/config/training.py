@@ -99,7 +99,9 @@ class TrainingConfig(Block):
     )
     precision: Precision = key("auto", "auto is bf16 on a GPU and float32 on a CPU.")
     compile: bool = key(False, "torch.compile the network.")
-    checkpoint_activations: bool = key(False, "Recompute activations in the backward pass to save memory.")
+    checkpoint_activations: bool = key(
+        False, "Recompute activations in the backward pass to save memory.", changes="cost"
+    )
     sync_batchnorm: bool = key(False, "Batch norm over all processes.")
     precise_bn_videos: int = key(
         0,
@@ -173,6 +175,11 @@ class TrackingConfig(Block):
         changes="nothing",
     )
     system_metrics: bool = key(True, "Log CPU, memory and GPU use.", changes="nothing")
+
+
+def decodes_on_gpu(decode_on: str, device_type: str) -> bool:
+    """Whether a GPU decodes the frames, which gives slightly other ones; a CPU's are the host's."""
+    return decode_on == "device" and device_type == "cuda"
 
 
 def takes_bf16(precision: str, device_type: str) -> bool:

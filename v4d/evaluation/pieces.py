@@ -35,7 +35,8 @@ from v4d.utils.files import file_sha256, read_json, write_json
 from v4d.utils.progress import LogLines
 
 FORMAT = 1
-"""Raised when the same settings would give other predictions than before."""
+"""Raised when the same settings would give other predictions than before; in bf16 it is one more, since
+classifiers sum in float32."""
 PIECES = 64
 LARGEST_PIECE = 128
 """Videos; what a kill can cost a rank."""
@@ -131,8 +132,10 @@ class TestRun:
         testing = configuration.settings(configuration.plain(block), TestingConfig)
         del testing["precision"]  # `bf16` below replaces it
         testing["batch_size"] = block.batch_size  # it decides the size of a piece
-        return {
-            "format": FORMAT,
+        decode_on = self.model.final.training.decode_on
+        gpu = configuration.decodes_on_gpu(decode_on, self.device.type)
+        return ({"decode_on": decode_on} if gpu else {}) | {
+            "format": FORMAT + self.bf16,
             "checkpoint_sha256": file_sha256(self.finished.path),
             "dataset_fingerprint": index.dataset_info(self.config)["fingerprint"],
             "videos_sha": configuration.sha([(v.video_id, v.class_index, v.num_frames) for v in self.videos]),

@@ -33,6 +33,13 @@ def unfreeze(model: VideoModel, what: str) -> None:
     _update(model)
 
 
+def frozen_names(model: VideoModel) -> set[str]:
+    """The entries of the state dict that are frozen."""
+    parts, names = model.freezable(), {id(module): name for name, module in model.named_modules()}
+    frozen = (module for what in model.frozen for module in parts[what])
+    return {f"{names[id(module)]}.{key}" for module in frozen for key in module.state_dict()}
+
+
 def _update(model: VideoModel) -> None:
     """Make gradients and modes agree with `model.frozen`."""
     model.requires_grad_(True)

@@ -2,7 +2,7 @@
 
 import torch
 
-from v4d.config import Config, StageConfig
+from v4d.config import Config, StageConfig, TrainingConfig
 from v4d.data.batch_sampler import Share
 from v4d.data.dataset import VideoRecord, ViewSpec
 from v4d.data.index import records
@@ -13,7 +13,7 @@ from v4d.errors import V4DError
 
 
 def training_batches(
-    stage: StageConfig, videos: list[VideoRecord], context: DistributedContext, seed: int
+    stage: StageConfig, videos: list[VideoRecord], context: DistributedContext, seed: int, rules: int
 ) -> Loader:
     """This rank's share of every step, a batch a pass where a step accumulates several."""
     settings = stage.training
@@ -29,6 +29,7 @@ def training_batches(
         bad_frames=settings.bad_frames,
         locality=settings.locality,
         decode_on=settings.decode_on,
+        snap=rules > 1,
     )
 
 
@@ -60,6 +61,20 @@ def _workers(stage: StageConfig, context: DistributedContext) -> int:
 def steps_an_epoch(config: Config, stage: StageConfig) -> int:
     """Optimiser steps of an epoch; see `TrainPlan`."""
     return -(-len(records(config, stage.training.split)) // stage.training.batch_size)
+
+
+def check_mixup(settings: TrainingConfig, processes: int) -> None:
+    """Refuse a mixup that would mix nothing.
+
+    Raises:
+        V4DError: a process has a single video a pass.
+    """
+    if settings.mixup and settings.batch_size == processes * settings.accumulate:
+        raise V4DError(
+            f"training.mixup mixes the videos of a pass, and batch_size {settings.batch_size} over "
+            f"{processes} processes x {settings.accumulate} accumulated passes is one: raise it, or lower "
+            "accumulate"
+        )
 
 
 def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str], processes: int) -> None:

@@ -1,7 +1,7 @@
 """Optimiser, parameter groups and schedules (section 4.1 of the paper, and the released settings)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -98,18 +98,28 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 class WeightAverage:
-    """An exponential moving average of weights and statistics, for validation and the final file."""
+    """An exponential moving average of weights and statistics, for validation and the final file.
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
+    The weights of the start count nothing: the share of step i after step k, `decay^(k - i) (1 - decay)`, is
+    divided by the sum of all shares, `1 - decay^k` (the correction of Adam's moments).
+    """
+
+    def __init__(self, model: nn.Module, decay: float, fixed: Collection[str] = ()):
+        self.decay, self.fixed = decay, fixed
         self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.steps: int | None = 0
+        """Steps so far; None goes on without the correction, as trainings before it began."""
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards a network's weights; counters are copied."""
+        """Move the average towards a network's weights; counters and what is `fixed` are copied."""
+        share = 1 - self.decay
+        if self.steps is not None:
+            self.steps += 1
+            share /= 1 - self.decay**self.steps
         for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - self.decay)
+            if value.is_floating_point() and name not in self.fixed:
+                self.state[name].lerp_(value, share)
             else:
                 self.state[name].copy_(value)
 

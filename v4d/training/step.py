@@ -25,6 +25,7 @@ from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
 from v4d.models.base import VideoModel
+from v4d.models.freezing import frozen_names
 from v4d.training.optim import (
     WeightAverage,
     build_optimizer,
@@ -89,7 +90,9 @@ class TrainStep:
                 raise V4DError(f"training.checkpoint_activations: {stage.arch} cannot recompute activations")
             model.gradient_checkpointing = True
         self.optimizer = build_optimizer(model, self.settings.optimizer)
-        self.average = WeightAverage(model, self.settings.ema) if self.settings.ema else None
+        self.average: WeightAverage | None = None
+        if self.settings.ema:
+            self.average = WeightAverage(self.model, self.settings.ema, frozen_names(model))
         self.network = self._wrapped(model)
         self.bf16 = takes_bf16(self.settings.precision, context.device.type)
 
@@ -141,8 +144,9 @@ class TrainStep:
         mixed, share = None, 1.0
         if self.settings.mixup:
             share = float(torch.distributions.Beta(self.settings.mixup, self.settings.mixup).sample())
-            x = x * share + x.roll(1, 0) * (1 - share)
-            mixed = labels.roll(1, 0)
+            others = partners(weight)
+            x = x * share + x[others] * (1 - share)
+            mixed = labels[others]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.network(x)
         losses = self._cross_entropy(logits, labels)
@@ -161,7 +165,7 @@ class TrainStep:
         """Weights, optimiser and weight average: what `load_state` takes."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average is not None:
-            state["average"] = self.average.state
+            state |= {"average": self.average.state, "average_steps": self.average.steps}
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -171,6 +175,19 @@ class TrainStep:
         if self.average is not None:
             for name, value in state["average"].items():
                 self.average.state[name].copy_(value)
+            self.average.steps = state.get("average_steps")
+
+
+def partners(weight: torch.Tensor) -> torch.Tensor:
+    """With which video of a batch each is mixed: the one before it, of those whose weight is above 0.
+
+    The frames of the others are black. One without another stays as it is. The host does not wait.
+    """
+    counted = weight > 0
+    order = torch.argsort(~counted, stable=True)
+    place = torch.arange(len(weight), device=weight.device)
+    before = torch.where(place < counted.sum(), (place - 1) % counted.sum().clamp(min=1), place)
+    return torch.empty_like(order).scatter_(0, order, order[before])
 
 
 def train_epoch(

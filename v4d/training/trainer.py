@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from v4d import config as configs
-from v4d.config import Config, StageConfig
+from v4d.config import Config, StageConfig, TrainingConfig
 from v4d.data.index import class_names, dataset_info, records
 from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, any_rank, barrier
@@ -19,11 +19,15 @@ from v4d.models.base import VideoModel, check_crop
 from v4d.tracking import Tracker, forget_stages
 from v4d.training.checkpoint import CheckpointManager, check_identity
 from v4d.training.init_weights import initial_weights, load_initial, weights_digest
-from v4d.training.inputs import check_data, steps_an_epoch, training_batches, validation_batches
+from v4d.training.inputs import check_data, check_mixup, steps_an_epoch, training_batches, validation_batches
 from v4d.training.metric_logger import MetricLogger, RunInfo
 from v4d.training.outputs import StageOutputs
 from v4d.training.step import Diverged, Preempted, StopSignal, TrainState, TrainStep, train_epoch
 from v4d.training.validation import measure_batch_norm, validate
+
+RULES = 2
+"""Of drawing what a training sees; one that was begun under earlier rules goes on under them. 1: multi-scale
+crops without the released snap. 2: with it."""
 
 
 class Trainer:
@@ -48,6 +52,7 @@ class Trainer:
         }
         self.outputs = StageOutputs(config, self.model_config, self.stage, self.identity, dataset)
         self.earlier = self.model_config.before(self.stage)
+        self.rules = RULES
 
     def run(self) -> None:
         """Train to the end and write `final.pt` and `metrics.json`.
@@ -58,6 +63,10 @@ class Trainer:
         """
         with self.checkpoints.locked() if self.context.is_main else nullcontext():
             saved = self._resumable_state()
+            if saved is not None:
+                self.rules = saved.get("rules", 1)
+            if saved is None or saved["world_size"] != self.context.size:
+                check_mixup(self.settings, self.context.size)
             torch.manual_seed(self.config.seed)
             model = self._model(fresh=saved is None)
             train_step = TrainStep(model, self.stage, self.context, self.config.seed)
@@ -88,7 +97,11 @@ class Trainer:
 
     def _tracker(self, model: VideoModel) -> Tracker:
         """Rank 0's tracker; a silent one elsewhere."""
-        return self.outputs.open_tracker(model, self._settings()) if self.context.is_main else Tracker()
+        return (
+            self.outputs.open_tracker(model, self._deciding(self._settings()))
+            if self.context.is_main
+            else Tracker()
+        )
 
     def _resumable_state(self) -> dict[str, Any] | None:
         """The last checkpoint, if it belongs to this training; one with other settings is set aside."""
@@ -97,7 +110,7 @@ class Trainer:
             if saved is not None:
                 then, now = self._comparable(saved["identity"]), self._comparable(self.identity)
                 check_identity(then, now, self.checkpoints.folder)
-                if saved["settings"] != self._settings():
+                if self._deciding(saved["settings"]) != self._deciding(self._settings()):
                     self._set_aside(saved)
         barrier(self.context)
         return self.checkpoints.load()
@@ -107,7 +120,8 @@ class Trainer:
         return identity | {"architecture": configs.settings(identity["architecture"], type(self.stage))}
 
     def _set_aside(self, saved: dict[str, Any]) -> None:
-        changed = [k for k, v in self._settings().items() if saved["settings"].get(k) != v]
+        then, now = self._deciding(saved["settings"]), self._deciding(self._settings())
+        changed = [key for key in now | then if then.get(key) != now.get(key)]
         state_file = self.config.paths.run_state(self.model_config.name)
         with self.checkpoints.set_aside(configs.sha(saved["settings"])[:8]) as aside:
             forget_stages(state_file, {stage.name for stage in self.earlier}, aside)
@@ -118,6 +132,13 @@ class Trainer:
         chosen = configs.settings(configs.plain(self.stage), type(self.stage))
         training = chosen.pop("training")
         return chosen | training | {"seed": self.config.seed} | self._initial_digest
+
+    def _deciding(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings without those that cost more or less, the weights being the same to the last bit."""
+        chosen = configs.settings(settings, TrainingConfig, but=("cost",))
+        if not configs.decodes_on_gpu(chosen.get("decode_on", "host"), self.context.device.type):
+            chosen.pop("decode_on", None)
+        return chosen
 
     @functools.cached_property
     def _initial_digest(self) -> dict[str, str]:
@@ -163,7 +184,7 @@ class Trainer:
                 raise Preempted
 
     def _train_loader(self) -> Loader:
-        return training_batches(self.stage, self.train_videos, self.context, self.config.seed)
+        return training_batches(self.stage, self.train_videos, self.context, self.config.seed, self.rules)
 
     def _train_one_epoch(
         self,
@@ -203,7 +224,7 @@ class Trainer:
         model = self._validated_model(train_step)
         if settings.precise_bn_videos:
             batches = -(-settings.precise_bn_videos * settings.accumulate // settings.batch_size)
-            measure_batch_norm(model, self._train_loader(), self.context, batches)
+            measure_batch_norm(model, self._train_loader(), self.context, batches, settings.precision)
             if train_step.average is not None:  # keep the weights that are validated
                 train_step.average.take(model)
         return validate(model, validation, self.context, len(self.val_videos), settings.precision)
@@ -212,7 +233,7 @@ class Trainer:
         """The network itself, or one with the averaged weights."""
         if train_step.average is None:
             return train_step.model
-        model = create_model(**self.identity["architecture"]).to(self.context.device)
+        model = self._model(fresh=False)
         model.load_state_dict(train_step.average.state)
         return model
 
@@ -220,6 +241,7 @@ class Trainer:
         """The content of a checkpoint."""
         return {
             **train_step.state(),
+            "rules": self.rules,
             "position": configs.plain(dataclasses.asdict(state)),
             "epoch": state.epoch,
             "identity": self.identity,

@@ -17,6 +17,12 @@ Row = tuple[str, float, bool, bool]
 """video id, loss, top-1 right, top-5 right"""
 
 
+def autocast(context: DistributedContext, precision: str) -> torch.autocast:
+    """Compute as a training of that precision does."""
+    kind = context.device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=takes_bf16(precision, kind))
+
+
 @torch.inference_mode()
 def validate(
     model: VideoModel, loader: Loader, context: DistributedContext, expected: int, precision: str = "float32"
@@ -30,9 +36,8 @@ def validate(
     """
     model.eval()
     rows: list[tuple[list[str], torch.Tensor]] = []
-    bf16 = takes_bf16(precision, context.device.type)
     for batch in prefetch(loader, context.device):
-        with torch.autocast(context.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(context, precision):
             logits = model(normalise(batch.frames, model.input)).float()
         loss = F.cross_entropy(logits, batch.class_index, reduction="none")
         ranked = logits.topk(min(5, logits.shape[1]), 1).indices == batch.class_index[:, None]
@@ -64,8 +69,10 @@ def summarise(rows: list[Row], expected: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure_batch_norm(model: VideoModel, loader: Loader, context: DistributedContext, batches: int) -> None:
-    """Measure batch norm statistics anew ("precise BN"), in place of running averages.
+def measure_batch_norm(
+    model: VideoModel, loader: Loader, context: DistributedContext, batches: int, precision: str = "float32"
+) -> None:
+    """Measure batch norm statistics anew ("precise BN"), in place of running averages, as training computes.
 
     Each layer's mean and variance become their average over each rank's first `batches` batches.
 
@@ -82,7 +89,8 @@ def measure_batch_norm(model: VideoModel, loader: Loader, context: DistributedCo
         layer.momentum = None  # cumulative average
     loader.set_epoch(0)
     for batch in islice(prefetch(loader, context.device), batches):
-        model(normalise(batch.frames, model.input))
+        with autocast(context, precision):
+            model(normalise(batch.frames, model.input))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         for statistic in (layer.running_mean, layer.running_var):
