@@ -45,8 +45,9 @@ says what runs again when a key changes.
 - [`workflow/schemas/config.schema.yaml`](../workflow/schemas/config.schema.yaml) is the JSON schema,
   for editors.
 
-The column *decides* says what depends on a key: `results` (weights or scores), `videos` (which videos
-come through, not what they look like), `runs` (where runs are logged), or nothing of these (-).
+The column *decides* says what depends on a key: `results` (weights or scores), `cost` (memory and time, the
+results being the same to the last bit), `videos` (which videos come through, not what they look like),
+`runs` (where runs are logged), or nothing of these (-).
 """
 COLUMNS = ("key", "type", "default", "bounds", "decides", "meaning")
 SECTIONS = {
