@@ -11,13 +11,17 @@ from v4d.models.base import VideoModel
 from v4d.models.checkpoint import FRAME_STRIDE, LoadedModel, load_model, read_weights, stride_of
 from v4d.models.export import SUFFIX, read_exported
 from v4d.models.released import class_order, load_released, reorder_classes
+from v4d.models.slow import load_slow, slow_layout
 from v4d.utils.text import some_of
 
 
-def load_any(path: Path, *, units: int = 4, frame_stride: int | None = None) -> LoadedModel:
-    """A finished model of ours, a released checkpoint as the authors published it, or an exported program.
+def load_any(
+    path: Path, *, units: int = 4, frames: int | None = None, frame_stride: int | None = None
+) -> LoadedModel:
+    """A finished model of ours, weights of others (`v4d.models.released`, `slow`), or an exported program.
 
-    `units` (U) and `frame_stride` (source frames) stand in for what a file does not tell.
+    `units` (U of a released checkpoint), `frames` (T of a slow pathway) and `frame_stride` (source frames)
+    stand in for what a file does not tell.
 
     Raises:
         V4DError: no such file, or none of these.
@@ -29,6 +33,10 @@ def load_any(path: Path, *, units: int = 4, frame_stride: int | None = None) -> 
         stride = stride_of(program, info, frame_stride)
         return LoadedModel(path, program, program.spec, classes, info, stride)
     document = read_weights(path)
+    if slow_layout(document):
+        model = load_slow(document, path, frames=frames)
+        stride = frame_stride or FRAME_STRIDE
+        return LoadedModel(path, model, model.spec, _class_names(model.num_classes), {}, stride)
     if isinstance(document, dict) and "architecture" not in document and "state_dict" in document:
         model = load_released(path, units=units)
         return LoadedModel(path, model, model.spec, _class_names(model.num_classes), {}, FRAME_STRIDE)
@@ -80,7 +88,7 @@ def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> Loa
     """
     if path.suffix == SUFFIX:
         raise V4DError(f"{path}: an exported program is for `v4d predict`; test the checkpoint itself")
-    finished = load_any(path, units=stage.units, frame_stride=stage.frame_stride)
+    finished = load_any(path, units=stage.units, frames=stage.frames, frame_stride=stage.frame_stride)
     check_classes(path, finished.classes, classes)
     return finished
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @command(
     argument("videos", nargs="+", metavar="VIDEO", help="files, or folders with videos at any depth"),
-    argument("--checkpoint", required=True, help="final.pt, a released checkpoint, or an exported .pt2"),
+    argument("--checkpoint", required=True, help="final.pt, weights of others, or an exported .pt2"),
     argument("--top-k", type=int, default=5, metavar="K", help="classes to show (default: 5)"),
     argument("--json", action="store_true", help="print one JSON list instead of text"),
     argument("--timeline", type=Path, metavar="PLOT", help="draw what each unit of the video says"),

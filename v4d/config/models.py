@@ -37,8 +37,8 @@ class ModelKeys(Block):
     frame_stride: int = key(8, "Source frames from one frame of a unit to the next.", ge=1)
     init: str = key(
         "scratch",
-        "imagenet (inflated), scratch, or a file (a finished model, a released checkpoint, a 2D ResNet of "
-        "torchvision).",
+        "imagenet (inflated), scratch, or a file (a finished model, a released checkpoint, SLOW_8x8_R50 of "
+        "pytorchvideo, SlowOnly ResNet-50 of MMAction2, a 2D ResNet of torchvision).",
     )
     checkpoint: str | None = key(None, "A file with finished weights, to test without training; null trains.")
     training: dict[str, Any] = key({}, "Settings of this model that differ from those under training.")

@@ -47,7 +47,7 @@ def create_model(arch: str, *, num_classes: int, units: int, frames: int, **opti
         units: units of a video in training (U).
         frames: frames of a unit (T).
         options: keys of the architecture (`MODELS[arch].Options`) that differ from their defaults. For V4D:
-            `preset`, `blocks`, `kernel`, `dropout`.
+            `preset`, `blocks`, `kernel`, `dropout`, `normalisation`.
 
     Raises:
         V4DError: an unknown name, or a value that the architecture does not take.
@@ -130,6 +130,12 @@ class ResNetOptions(ArchOptions):
         (3, 3, 1, 1), "Size of the 4D kernel over U, T, H, W; odd.", min_length=4, max_length=4
     )
     dropout: Number = key(0.5, "Dropout before the classifier.", ge=0, lt=1)
+    normalisation: Literal["imagenet", "pytorchvideo"] = key(
+        "imagenet",
+        "Mean and deviation of pixels: ImageNet's, or 0.45 and 0.225, for what starts from weights of "
+        "pytorchvideo.",
+        before="imagenet",
+    )
 
     def check(self, arch: str) -> None:
         """Refuse places of 4D blocks that the network does not have."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from v4d.models.base import BatchNorm, VideoModel
+from v4d.models.base import BatchNorm, InputSpec, VideoModel
 from v4d.models.imagenet import load_imagenet
 from v4d.models.layers import BasicBlock, Bottleneck, Residual4D
 from v4d.models.layout import channels_last, fold, regroup
@@ -53,6 +53,13 @@ PRESETS = {
     "paper": Preset(batch_norm=True, zero_init=True, unit_dropout=False),
     "released": Preset(batch_norm=False, zero_init=False, unit_dropout=True),
 }
+
+
+NORMALISATIONS = {
+    "imagenet": InputSpec(),
+    "pytorchvideo": InputSpec(mean=(0.45,) * 3, std=(0.225,) * 3),
+}
+"""How a network's pixels are normalised, by the key `normalisation`."""
 
 
 class Stem(nn.Module):
@@ -101,12 +108,23 @@ class VideoNet(VideoModel):
     gradient_checkpointing = False
 
     def __init__(
-        self, *, arch: str, preset: str, blocks: Places | None, kernel: Any, dropout: float, **shape: Any
+        self,
+        *,
+        arch: str,
+        preset: str,
+        blocks: Places | None,
+        kernel: Any,
+        dropout: float,
+        normalisation: str,
+        **shape: Any,
     ):
         network, rules = RESNETS[arch], PRESETS[preset]
         places, kernel = places_of_blocks(arch, preset, blocks), tuple(network.kernel or kernel)
         options = {"preset": preset, "blocks": places, "kernel": kernel, "dropout": float(dropout)}
+        if normalisation != "imagenet":
+            options["normalisation"] = normalisation
         super().__init__(arch=arch, **shape, **options)
+        self.input = NORMALISATIONS[normalisation]
         backbone = BACKBONES[network.backbone]
         self._unit_dropout = rules.unit_dropout
         self._has_4d = network.kernel is None  # R18++'s convolution stands where 4D blocks do, and is none

@@ -13,6 +13,7 @@ from v4d.errors import V4DError
 from v4d.models.base import VideoModel
 from v4d.models.checkpoint import read_weights
 from v4d.models.export import SUFFIX
+from v4d.models.slow import slow_layout
 
 
 def initial_weights(config: Config, model: ModelConfig, stage: StageConfig) -> str | Path:
@@ -23,7 +24,7 @@ def initial_weights(config: Config, model: ModelConfig, stage: StageConfig) -> s
 
 
 def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) -> str:
-    """Start from "imagenet", or from a file: a finished model, a checkpoint, a released one, or a 2D network.
+    """Start from "imagenet", or from a file: what `load_any` reads but an exported program, or a 2D network.
 
     The classifier is taken over where the file's classes are these `classes`; of what else may stay new
     (`VideoModel.new_in_init`: 4D blocks), what the file has in the same shape.
@@ -32,7 +33,8 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
         What stays new, in words; empty where nothing does.
 
     Raises:
-        V4DError: no such file, or another weight is missing or has another shape.
+        V4DError: no such file, another weight is missing or has another shape, or the file's network saw
+            pixels normalised otherwise.
     """
     may_be_new = model.new_in_init()
     if source == "imagenet" or _is_2d(Path(source)):
@@ -41,6 +43,12 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
     if Path(source).suffix == SUFFIX:
         raise V4DError(f"init: {source} is an exported program; give the checkpoint that it was made from")
     finished = load_any(Path(source))
+    theirs, ours = finished.model.input, model.input
+    if (theirs.mean, theirs.std) != (ours.mean, ours.std):
+        raise V4DError(
+            f"init: {source} was trained on pixels of mean {theirs.mean} and deviation {theirs.std}, this "
+            f"model is to see {ours.mean} and {ours.std}: see the key `normalisation` of its architecture"
+        )
     weights = finished.model.state_dict()
     if list(finished.classes) != list(classes):
         classifier = f"{finished.model.classifier}."
@@ -80,11 +88,13 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _is_2d(path: Path) -> bool:
-    """Whether a file is neither ours nor the authors': a bare 2D network, if anything."""
+    """Whether a file is neither ours nor another video network: a bare 2D network, if anything."""
     if path.suffix == SUFFIX:
         return False
     content = read_weights(path)
     if not isinstance(content, dict) or "architecture" in content or "identity" in content:
+        return False
+    if slow_layout(content):
         return False
     tensors = content.get("state_dict", content)
     return not any(str(name).endswith("new_fc.weight") for name in tensors)
