@@ -96,6 +96,8 @@ def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> Loa
 def checkpoint_path(config: Config, model: ModelConfig) -> Path:
     """The file with a model's finished weights: its own, or what its last training stage left.
 
+    Of a trained model `testing.checkpoint` chooses between its last epoch and its best one.
+
     Raises:
         V4DError: there is no such file.
     """
@@ -105,6 +107,8 @@ def checkpoint_path(config: Config, model: ModelConfig) -> Path:
             raise V4DError(f"models.{model.name}.checkpoint: no such file: {path}")
         return path
     path = config.paths.final_weights(model.name, model.final.name)
+    if config.testing.checkpoint == "best" and path.is_file():
+        path = config.paths.best_weights(model.name, model.final.name)
     if not path.is_file():
         raise V4DError(f"model {model.name!r} is not trained: no such file: {path}")
     return path

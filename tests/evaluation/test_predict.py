@@ -216,6 +216,14 @@ def test_an_exported_program_gives_the_checkpoints_scores(capsys):
     assert theirs.evidence.alone
     assert theirs.evidence.probabilities.argmax(1)[[0, -1]].tolist() == [0, 1]
 
+    made.save(made.random_model(Path("tsn.pt"), arch="i3ds_tiny"), Path("tsn.pt"), clips=CLIPS)
+    assert main(["export", "tsn.pt", "--out", "tsn.pt2", "--size", "32"]) == 0
+    both = [
+        next(Predictor(f"tsn.{kind}", crop_size=32).predict([Path("halves.mp4")])).probabilities
+        for kind in ("pt", "pt2")
+    ]
+    np.testing.assert_allclose(both[1], both[0], atol=1e-6)  # the mean over ten units, each by itself
+
     bare = Predictor("bare.pt2", made.write_config(clips=CLIPS))  # it does not say how it is to be fed
     assert (bare.model.units, bare.model.frames) == (2, 3)
     assert bare.model.classes == ["class 0", "class 1", "class 2", "class 3"]

@@ -152,6 +152,7 @@ def test_batches_and_chunks_change_nothing_beyond_rounding():
     np.testing.assert_allclose(scores[2], scores[0], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_plots")
 def test_centre_crop_short_side_one_pass_and_bf16():
     """Other protocols of the config, each against the long way round."""
@@ -175,6 +176,20 @@ def test_centre_crop_short_side_one_pass_and_bf16():
     one_pass = video_scores(model, x, combinations=False)[0]
     np.testing.assert_allclose(tested(combinations=False), one_pass, atol=1e-5)
     assert (one_pass - centre).abs().max() > 1e-4
+    together = [
+        video_scores(model, crop, combinations="all_units", average="logits")[0]
+        for crop in (
+            x,
+            *(
+                normalise(frames.unflatten(0, (5, 3))[None, :, :, :, s : s + 32], model.input)
+                for s in (0, 16)
+            ),
+        )
+    ]
+    logits = {"combinations": "all_units", "average": "logits"}
+    np.testing.assert_allclose(tested(**logits), together[0].softmax(-1), atol=1e-5)
+    three = torch.stack(together).mean(0).softmax(-1)  # one softmax, behind the mean over crops
+    np.testing.assert_allclose(tested(**logits, crops=3), three, atol=1e-5)
     np.testing.assert_allclose(tested(precision="bf16"), centre, atol=0.1)
 
 
@@ -268,6 +283,26 @@ def test_one_video_shorter_than_a_unit_and_classes_without_any():
     per_class = pd.read_csv(folder / "per_class.csv")
     assert per_class["videos"].tolist() == [0, 0, 1, 0]
     assert per_class["top1"].isna().tolist() == [True, True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_plots")
+def test_the_last_epoch_or_the_best_one(capsys):
+    models = {"v4d": {"arch": "v4d_tiny", "units": 2, "frames": 3, "frame_stride": 2}}
+    config = made.write_config(models=models, dataset=FEW)
+    made.write_data(config, made.moving_videos(4))
+    folder = config.paths.stage("v4d", "main")
+    made.random_model(folder / "final.pt")
+    scores = [probabilities(pq.read_table(run_test("v4d") / "predictions.parquet").to_pandas())]
+    made.write_config(models=models, dataset=FEW, testing={"checkpoint": "best"})
+    assert main(["test", "--config", "config.yaml", "--model", "v4d"]) == 1
+    assert "no such file: results/hand/v4d/main/checkpoints/best.pt" in capsys.readouterr().err
+    made.random_model(folder / "checkpoints/best.pt", seed=1)
+    scores.append(probabilities(pq.read_table(run_test("v4d") / "predictions.parquet").to_pandas()))
+    made.random_model(folder / "final.pt", seed=1)
+    made.write_config(models=models, dataset=FEW)
+    scores.append(probabilities(pq.read_table(run_test("v4d") / "predictions.parquet").to_pandas()))
+    assert (scores[1] == scores[2]).all() and (scores[0] != scores[1]).any()
 
 
 @pytest.mark.usefixtures("without_plots")

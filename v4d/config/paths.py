@@ -128,6 +128,10 @@ class ResultsPaths(Paths):
         """Folder of a stage's states, from which a killed training goes on."""
         return self.stage(model, stage) / "checkpoints"
 
+    def best_weights(self, model: str, stage: str) -> Path:
+        """The state at the end of a stage's best validation epoch."""
+        return self.checkpoints(model, stage) / "best.pt"
+
     def test(self, model: str) -> Path:
         """Folder of a model's test."""
         return self.root / model / "test"

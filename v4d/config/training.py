@@ -149,8 +149,21 @@ class TestingConfig(Block):
     sampling: Literal["released", "centred"] = key(
         "released", "Where units lie; as released, or in the middle of equal sections."
     )
-    combinations: bool = key(
-        True, "Score all combinations of units (Algorithm 1), or one pass over evenly spaced units."
+    combinations: bool | Literal["all_units"] = key(
+        True,
+        "true: all combinations of units (Algorithm 1); false: one pass over evenly spaced units; all_units: "
+        "one pass in which all units go through the 4D blocks together (the authors' test of Kinetics-400).",
+    )
+    average: Literal["softmax", "logits"] = key(
+        "softmax",
+        "What is averaged over combinations, over the units of a clip-level network, and over crops.",
+        before="softmax",
+    )
+    checkpoint: Literal["last", "best"] = key(
+        "last",
+        "Weights of a trained model that are tested: of its last epoch, or of the best validation epoch "
+        "(as the authors do; where testing.split is the validation split, it is the kinder choice).",
+        before="last",
     )
     batch_size: int = key(4, "Videos at a time, a process.", ge=1, changes="nothing")
     chunk: int = key(

@@ -1,7 +1,8 @@
 """Algorithm 1 of the paper: scores of a video from more units than the network was trained with.
 
 The `U_infer` units are cut into `U_train` consecutive sections. Every way of taking one unit from each is a
-combination; each goes through the network, and the mean of their softmax scores is the prediction.
+combination; each goes through the network, and the mean of their softmax scores is the prediction. Only the
+authors' test of Mini-Kinetics is this; see `video_scores` for their other one. TSN averages over its units.
 Here the combinations share all they can, and the scores stay the same:
 
 - up to the first 4D block a unit's features depend on nothing but the unit: they are computed once a unit;
@@ -19,7 +20,7 @@ At a position p of a combination the distinct features are thus those of a produ
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -54,12 +55,20 @@ def evenly_spaced(units: int, count: int) -> list[int]:
 
 @torch.no_grad()
 def video_scores(
-    model: nn.Module, x: Tensor, *, combinations: bool = True, chunk: int = 16, keep: int = 640
+    model: nn.Module,
+    x: Tensor,
+    *,
+    combinations: bool | str = True,
+    average: str = "softmax",
+    chunk: int = 16,
+    keep: int = 640,
 ) -> Tensor:
-    """Class probabilities `[N, num_classes]` of x `[N, U_infer, C, T, H, W]` by Algorithm 1.
+    """Class scores `[N, num_classes]` of x `[N, U_infer, C, T, H, W]` by Algorithm 1.
 
-    With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`. Of a
-    clip-level network the scores are the mean over those of the units, each by itself.
+    They are probabilities, the mean over the combinations; with `average="logits"` they are mean logits. Of a
+    clip-level network (TSN) they are the mean over the units, each by itself.
+    With `combinations=False` there is one pass over `U_train` units evenly spaced among the `U_infer`, with
+    "all_units" one of all `U_infer` together, as the authors test Kinetics-400.
     The scores are those of evaluation mode, whatever the model's mode, which is put back. Memory is bounded:
     at most `chunk` units go through a layer together, and at most `keep` units' features are held around a 4D
     block (before it, behind it, and convolved with single taps). Where Algorithm 1 would hold more, the
@@ -71,7 +80,8 @@ def video_scores(
         model: a `VideoModel`, also inside DDP or `torch.compile`.
 
     Raises:
-        V4DError: no `[N, U, C, T, H, W]`, or fewer units than the model was trained with.
+        V4DError: no `[N, U, C, T, H, W]`, fewer units than the model was trained with, or "all_units" for a
+            network that takes its own number only.
     """
     if x.dim() != 6 or chunk < 1:
         raise V4DError(f"need x as N U C T H W and chunk from 1 on, not {tuple(x.shape)} and {chunk}")
@@ -80,17 +90,24 @@ def video_scores(
     was_training = network.training
     network.eval()
     try:
+        score = _softmax if average == "softmax" else _single
         if not combinations or len(x) == 0:
-            return _softmax(network(x[:, evenly_spaced(x.shape[1], network.units)]))
+            return score(network(x[:, evenly_spaced(x.shape[1], network.units)]))
         if network.clip_level:
             parts = x.flatten(0, 1).unsqueeze(1).split(chunk)  # every unit as a video of one unit
-            return torch.cat([_softmax(network(part)) for part in parts]).unflatten(0, x.shape[:2]).mean(1)
+            return torch.cat([score(network(part)) for part in parts]).unflatten(0, x.shape[:2]).mean(1)
         steps = network.unit_steps()
+        if combinations == "all_units":
+            if steps is None and x.shape[1] != network.units:
+                raise V4DError(
+                    f"testing.combinations: all_units: {network.spec['arch']} takes {network.units}"
+                )
+            return torch.cat([score(network(part)) for part in x.split(max(1, chunk // x.shape[1]))])
         if steps is None:
             chosen = itertools.product(*sections)
-            total = functools.reduce(torch.add, (_softmax(network(x[:, list(units)])) for units in chosen))
+            total = functools.reduce(torch.add, (score(network(x[:, list(units)])) for units in chosen))
             return total / math.prod(map(len, sections))
-        plan = _Plan(network, steps, frames=x.shape[3], chunk=chunk, keep=keep)
+        plan = _Plan(network, steps, score, frames=x.shape[3], chunk=chunk, keep=keep)
         return torch.stack([plan.scores(video, sections) for video in x])
     finally:
         network.train(was_training)
@@ -110,8 +127,18 @@ class _Features:
 class _Plan:
     """A network cut at the steps that mix units (4D blocks) into pieces that treat each unit by itself."""
 
-    def __init__(self, network: VideoModel, steps: Sequence[UnitStep], *, frames: int, chunk: int, keep: int):
-        self.network, self.frames, self.chunk, self.keep = network, frames, chunk, keep
+    def __init__(
+        self,
+        network: VideoModel,
+        steps: Sequence[UnitStep],
+        score: Callable[[Tensor], Tensor],
+        *,
+        frames: int,
+        chunk: int,
+        keep: int,
+    ):
+        self.network, self.score = network, score
+        self.frames, self.chunk, self.keep = frames, chunk, keep
         self.pieces: list[list[UnitStep]] = [[]]
         self.blocks: list[MixingStep] = []
         for step in steps:
@@ -122,7 +149,7 @@ class _Plan:
                 self.pieces[-1].append(step)
 
     def scores(self, units: Tensor, sections: list[list[int]]) -> Tensor:
-        """Probabilities `[num_classes]` of one video's units `[U_infer, C, T, H, W]`."""
+        """Scores `[num_classes]` of one video's units `[U_infer, C, T, H, W]`."""
         parts = ([self._piece(0, fold(part[None]))] for part in units.split(self.chunk))
         return self._mean_scores(_gathered(parts, len(units))[0], sections)
 
@@ -135,7 +162,13 @@ class _Plan:
         features = [_Features(range(p, p + 1), first[section]) for p, section in enumerate(sections)]
         for number in range(1, len(self.pieces)):
             features = self._behind(number, features, sizes)
-        return _combine(features, sizes)
+        return self._combine(features, sizes)
+
+    def _combine(self, logits: list[_Features], sizes: list[int]) -> Tensor:
+        """The mean over all combinations of the score of the mean over positions of the logits."""
+        shapes = [[size if p in features.axes else 1 for p, size in enumerate(sizes)] for features in logits]
+        rows = (_single(each.rows).unflatten(0, shape) for each, shape in zip(logits, shapes, strict=True))
+        return self.score(functools.reduce(torch.add, rows) / len(sizes)).flatten(0, -2).mean(0)
 
     def _too_many(self, sizes: list[int]) -> bool:
         """Whether the features around a 4D block, or the combinations, are too many."""
@@ -243,18 +276,11 @@ def _halves(sections: list[list[int]]) -> list[tuple[float, list[list[int]]]]:
     ]
 
 
-def _combine(logits: list[_Features], sizes: list[int]) -> Tensor:
-    """The mean over all combinations of softmax(mean over positions of the logits)."""
-    shapes = [[size if p in features.axes else 1 for p, size in enumerate(sizes)] for features in logits]
-    rows = (_single(each.rows).unflatten(0, shape) for each, shape in zip(logits, shapes, strict=True))
-    return _softmax(functools.reduce(torch.add, rows) / len(sizes)).flatten(0, -2).mean(0)
-
-
 def _single(logits: Tensor) -> Tensor:
     """In single precision at least: sums of logits in half would tie classes."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _softmax(logits: Tensor) -> Tensor:
-    """Probabilities in single precision at least, also where the network ran in half."""
-    return torch.softmax(_single(logits), -1)
+    """Probabilities."""
+    return _single(logits).softmax(-1)

@@ -146,6 +146,8 @@ class TestRun:
             "seed": self.config.seed,
             "piece_size": self.piece_size,
             "testing": testing,
+            # Pieces from when units of such a network were combined are not taken over.
+            **({"clip_level": True} if self.finished.model.clip_level else {}),
         }
 
     def score(self, context: DistributedContext) -> None:

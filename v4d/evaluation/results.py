@@ -112,6 +112,8 @@ def run_facts(run: TestRun, clocks: list[Clock], context: DistributedContext) ->
         "crops": testing.crops,
         "crop_size": testing.crop_size,
         "combinations": testing.combinations,
+        "average": testing.average,
+        "clip_level": model.clip_level,
         "precision": "bf16" if run.bf16 else "float32",
         "split": testing.split,
         "dataset": info["name"],

@@ -61,14 +61,14 @@ def order_positions(order: str, units: int, frames: int, *, seed: int = 0, video
 class Scorer:
     """A model and how it is shown a video.
 
-    The scores of a video are means over crops of Algorithm 1's. They are accumulated in float64, so that
-    the order of the crops does not matter.
+    The scores of a video are means over crops of Algorithm 1's: of probabilities, or of logits. They are
+    accumulated in float64, so that the order of the crops does not matter.
     """
 
     model: VideoModel
     """In evaluation mode or not: `video_scores` takes care of it."""
     testing: TestingConfig
-    """Orders (keys of `ORDERS`), and how Algorithm 1 runs (`combinations`, `chunk`)."""
+    """Orders (keys of `ORDERS`), and how Algorithm 1 runs (`combinations`, `average`, `chunk`)."""
     bf16: bool
     """Whether to compute in bf16; else in float32."""
     unit_counts: tuple[int, ...] = ()
@@ -101,14 +101,30 @@ class Scorer:
             if crop == crops // 2:
                 for count in set(self.unit_counts) - {units}:
                     by_units[count] = self._scores(x[:, evenly_spaced(units, count)])
-        mean = {order: _to_host(total / crops, video_ids) for order, total in totals.items()}
-        return mean, {count: _to_host(by_units[count], video_ids) for count in self.unit_counts}
+        mean = {order: self._to_host(total / crops, video_ids) for order, total in totals.items()}
+        return mean, {count: self._to_host(by_units[count], video_ids) for count in self.unit_counts}
 
     def _scores(self, x: Tensor) -> Tensor:
         testing = self.testing
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            scores = video_scores(self.model, x, combinations=testing.combinations, chunk=testing.chunk)
+            scores = video_scores(
+                self.model,
+                x,
+                combinations=testing.combinations,
+                average=testing.average,
+                chunk=testing.chunk,
+            )
         return scores.double()
+
+    def _to_host(self, scores: Tensor, video_ids: Sequence[str]) -> np.ndarray:
+        """Probabilities. Refuses NaN: comparisons with it are False, so all would count as correct."""
+        host = (scores.softmax(-1) if self.testing.average == "logits" else scores).float().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(host).all(1))
+        if len(bad):
+            raise V4DError(
+                f"video {video_ids[bad[0]]}: the network's scores are not finite; are its weights?"
+            )
+        return host
 
 
 def unit_counts(units_trained: int, units: int) -> tuple[int, ...]:
@@ -130,12 +146,3 @@ def reordered(x: Tensor, order: str, video_ids: Sequence[str], seed: int) -> Ten
         frame_order = torch.as_tensor(np.ascontiguousarray(grid[0] % frames))
         result[number] = x[number][unit_order][:, :, frame_order]
     return result
-
-
-def _to_host(scores: Tensor, video_ids: Sequence[str]) -> np.ndarray:
-    """As float32; refuses NaN: comparisons with it are False, so every video would count as correct."""
-    host = scores.float().cpu().numpy()
-    bad = np.flatnonzero(~np.isfinite(host).all(1))
-    if len(bad):
-        raise V4DError(f"video {video_ids[bad[0]]}: the network's scores are not finite; are its weights?")
-    return host

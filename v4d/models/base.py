@@ -102,7 +102,7 @@ class VideoModel(nn.Module):
     """How frames are normalised for it, and what it needs of them."""
     clip_level: bool = False
     """Whether units do not meet in the network, which then takes any number of them. A test averages the
-    softmax scores of the units instead of running their combinations."""
+    scores of the units, each by itself, instead of running their combinations."""
     classifier: str = "fc"
     """Name of the layer with an output a class."""
     gradient_checkpointing: bool | None = None

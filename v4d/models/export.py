@@ -23,7 +23,8 @@ from v4d.utils.files import atomic_path
 SUFFIX = ".pt2"
 """Of a file that `read_exported` reads."""
 DESCRIPTION = "v4d.json"
-"""The extra file in a `.pt2` that says what it is: `classes`, `architecture`, `info`, `input` (mean, std)."""
+"""The extra file in a `.pt2` that says what it is: `classes`, `architecture`, `info`, `input` (mean, std),
+`clip_level`."""
 TOLERANCE = 1e-3
 """Largest difference allowed, relative to the largest logit; other kernels round otherwise (1e-6 to 1e-5)."""
 Program = Callable[[Tensor], Tensor]
@@ -51,6 +52,7 @@ def export(
         raise V4DError(f"cannot export to {path}: the name must end in {' or '.join(writers)}")
     x = torch.randn(3, model.units, model.input.channels, model.frames, height, width)
     description = description | {"input": {"mean": model.input.mean, "std": model.input.std}}
+    description |= {"clip_level": model.clip_level}
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn of details of their own code
         run = writers[path.suffix](model, x[:2], temporary, description)
@@ -113,11 +115,17 @@ class ExportedModel(VideoModel):
         crop = shape[4] if isinstance(shape[4], int) else None
         given: dict[str, Any] = {key: tuple(values) for key, values in description.get("input", {}).items()}
         self.input = dataclasses.replace(InputSpec(crop=crop, channels=int(shape[2])), **given)
+        self.clip_level = bool(description.get("clip_level"))
         self.program = program.module()
         self.training = False
 
     def forward(self, x_NUCTHW: Tensor) -> Tensor:
-        """Logits, video by video: the number of videos may be fixed in the program."""
+        """Logits, video by video: the number of videos may be fixed in the program.
+
+        So is that of units: a clip-level network sees a single unit as often as it takes units.
+        """
+        if self.clip_level and x_NUCTHW.shape[1] == 1:
+            x_NUCTHW = x_NUCTHW.repeat(1, self.units, 1, 1, 1, 1)
         return torch.cat([self.program(x) for x in x_NUCTHW.split(1)])
 
     def train(self, mode: bool = True) -> Self:

@@ -142,6 +142,7 @@ class VideoNet(VideoModel):
                 for position in places.get(name, ())
             }
             self.add_module(name, Stage(residual, blocks4d))
+        self.clip_level = not any(block.reach for block in self.blocks4d().values())
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, self.num_classes)
         for module in self.modules():

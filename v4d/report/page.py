@@ -185,6 +185,11 @@ def provenance(config: Config, comparison: Comparison, info: dict[str, Any]) -> 
 def protocol(result: Mapping[str, Any]) -> str:
     """How a model was tested, in words."""
     way = f"{result['test_units']} units into {result['units']}" if result["combinations"] else "one pass"
+    if result["combinations"] == "all_units" or (result["combinations"] and result.get("clip_level")):
+        way = f"{result['test_units']} units" + (
+            ", each by itself" if result.get("clip_level") else " at once"
+        )
+    way += ", logits averaged" if result.get("average") == "logits" else ""
     size = f" of {result['crop_size']}" if result["crop_size"] else ""
     return f"{way}, up to {result['crops']} crops{size}, {result['precision']}, split {result['split']}"
 

@@ -108,7 +108,7 @@ class StageOutputs:
         metrics = self.config.paths.training_metrics(name, stage)
         write_json(metrics, numbers)
         last, best = state.history[-1], state.best
-        best_weights = self.config.paths.checkpoints(name, stage) / "best.pt"
+        best_weights = self.config.paths.best_weights(name, stage)
         print(
             f"{name} {stage}: top-1 {last['val/top1']:.1f} % after epoch {state.epoch}, in {weights}; "
             f"best {best['val/top1']:.1f} % in epoch {best['epoch']}, in {best_weights}",
