@@ -1,12 +1,13 @@
 """Any file of weights as a `LoadedModel`, and whether its classes are those of the data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from v4d.config import Config, ModelConfig, StageConfig, plain
 from v4d.datasets import released_classes
 from v4d.errors import V4DError
+from v4d.models import MODELS
 from v4d.models.base import VideoModel
 from v4d.models.checkpoint import FRAME_STRIDE, LoadedModel, load_model, read_weights, stride_of
 from v4d.models.export import SUFFIX, read_exported
@@ -84,13 +85,36 @@ def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> Loa
     """Load a checkpoint for the data set's classes. What the file does not tell, the config's stage does.
 
     Raises:
-        V4DError: no such file, not such a file, or other classes.
+        V4DError: no such file, not such a file, other classes, or another network than the stage's.
     """
     if path.suffix == SUFFIX:
         raise V4DError(f"{path}: an exported program is for `v4d predict`; test the checkpoint itself")
     finished = load_any(path, units=stage.units, frames=stage.frames, frame_stride=stage.frame_stride)
     check_classes(path, finished.classes, classes)
+    check_network(path, finished.model, stage)
     return finished
+
+
+def check_network(path: Path, model: VideoModel, stage: StageConfig) -> None:
+    """Refuse a checkpoint of another network than the config names; units, frames and dropout may differ.
+
+    Raises:
+        V4DError: the first difference.
+    """
+    ours, theirs = _form(stage.arch, stage.options), _form(model.spec["arch"], model.spec)
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            raise V4DError(
+                f"{path} holds another network than the config names: {key} is {theirs.get(key)!r}, "
+                f"the config's is {ours.get(key)!r}"
+            )
+
+
+def _form(arch: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An architecture's name and what its networks differ in, beside their weights."""
+    options = MODELS[arch].Options
+    chosen = {name: value for name, value in values.items() if name in options.model_fields}
+    return {"arch": arch} | options.model_validate(chosen).form(arch)
 
 
 def checkpoint_path(config: Config, model: ModelConfig) -> Path:

@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from tests.support import made_by_hand as made
 from tests.support.processes import start
+from v4d.checkpoints import load_finished
 from v4d.cli import main
 from v4d.data.batch import normalise
 from v4d.data.sampling import eval_indices
@@ -314,7 +315,7 @@ def test_a_model_with_more_units_than_the_test_asks_for_gets_its_own():
         },
     )
     made.write_data(config, made.coloured_videos(4))
-    made.colour_model(Path("long.pt"), units=6, frames=2)
+    made.colour_model(Path("long.pt"), arch="i3ds_tiny", units=6, frames=2)
     result = json.loads((run_test("long") / "metrics.json").read_text())
     assert result["test_units"] == 6
     assert list(result["by_units"]) == ["6"]
@@ -334,6 +335,37 @@ def test_a_checkpoint_with_other_classes_is_refused_with_the_difference(capsys, 
     assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
     assert message in capsys.readouterr().err
     assert not config.paths.test("colour").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"arch": "i3ds_tiny"}, "arch is 'v4d_tiny', the config's is 'i3ds_tiny'"),
+        ({"preset": "paper"}, "preset is 'released', the config's is 'paper'"),
+        ({"kernel": [3, 1, 1, 1]}, "kernel is [3, 3, 1, 1], the config's is [3, 1, 1, 1]"),
+        ({"blocks": {"res3": [1]}}, "blocks is {'res3': [1], 'res4': [1]}, the config's is {'res3': [1]}"),
+        ({"units": 4, "frames": 2, "dropout": 0.1}, ""),
+    ],
+)
+def test_a_checkpoint_of_another_network_than_the_config_s_is_refused(capsys, model, message):
+    config = made.write_config(models={"colour": model})
+    made.colour_model()
+    path = Path("colour.pt")
+    if not message:
+        assert load_finished(path, config.models["colour"].final, made.CLASSES).units == 2
+        return
+    made.write_data(config, made.coloured_videos(12))
+    assert main(["test", "--config", "config.yaml", "--model", "colour"]) == 1
+    error = f"v4d test: error: {path} holds another network than the config names: {message}"
+    assert capsys.readouterr().err.splitlines() == [error]
+
+
+def test_without_4d_blocks_a_preset_is_no_difference():
+    """The stage `backbone` of the paper's config is tested by a model that names no preset."""
+    made.save(made.random_model(Path("tsn.pt"), arch="i3ds_tiny"), Path("tsn.pt"))
+    models = {"colour": {"arch": "i3ds_tiny", "preset": "paper", "kernel": [3, 1, 1, 1]}}
+    final = made.write_config(models=models).models["colour"].final
+    assert load_finished(Path("tsn.pt"), final, made.CLASSES).classes == made.CLASSES
 
 
 def test_a_network_whose_scores_are_no_numbers_is_right_about_nothing(capsys):

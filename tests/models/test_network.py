@@ -77,12 +77,24 @@ def test_forward_and_backward(arch, preset):
 
 def test_a_4d_kernel_that_starts_at_zero_learns():
     """The printed form ends in a ReLU, whose derivative at zero would keep the kernel there for ever."""
-    model = network("v4d_tiny", "paper")
+    model = network("v4d_tiny", "paper", start4d={"kernel": "zero"})
     kernels = [block.conv.weight for block in model.blocks4d().values()]
     assert all(kernel.abs().max() == 0 for kernel in kernels)
     step(model, videos())
     torch.optim.SGD(model.parameters(), lr=0.01).step()
     assert all(kernel.abs().max() > 0 for kernel in kernels)
+
+
+def test_a_start_is_chosen_and_changes_nothing_else():
+    usual, other = network("v4d_tiny"), network("v4d_tiny", start4d={"kernel": "zero", "norm_weight": 0.25})
+    for name, value in other.state_dict().items():
+        if "blocks4d" not in name:
+            assert torch.equal(value, usual.state_dict()[name])
+    for block in other.blocks4d().values():
+        assert block.conv.weight.abs().max() == 0 and (block.bn.weight == 0.25).all()
+    assert other.spec == usual.spec  # a start is not part of what the network is
+    factors = network("v4d_tiny", start4d={"norm_lr_factor": 10}).lr_factors()
+    assert factors == {f"{stage}.blocks4d.1.bn.weight": 10 for stage in ("res3", "res4")}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -101,14 +113,15 @@ def test_the_4d_block_is_as_printed_or_as_released(preset):
 
 
 def test_what_the_presets_start_from():
-    """Kernels at zero in the paper's, PyTorch's default in the released; the classifier almost nothing."""
+    """PyTorch's default in the kernels, weight 1 in the batch norms; the classifier almost nothing."""
     for preset in PRESETS:
         model = create_model("v4d_resnet18", num_classes=200, units=2, frames=2, preset=preset)
         for block in model.blocks4d().values():
             fan_in = block.conv.weight[0].numel()
             assert (block.bn is not None) == (preset == "paper")
-            expected = 0.0 if preset == "paper" else (1 / 3 / fan_in) ** 0.5  # uniform up to fan_in**-0.5
+            expected = (1 / 3 / fan_in) ** 0.5  # uniform up to fan_in**-0.5
             assert block.conv.weight.std().item() == pytest.approx(expected, rel=0.02)
+            assert block.bn is None or (block.bn.weight == 1).all()
         assert model.fc.weight.std().item() == pytest.approx(0.001, rel=0.02)
         assert model.fc.bias.abs().max() == 0
 
@@ -307,6 +320,8 @@ def test_places_and_kernels_of_4d_blocks():
         ("v4d_tiny", {"kernel": (3, 2, 1, 1)}, ["odd", "(3, 2, 1, 1)"]),
         ("v4d_tiny", {"kernel": (3, 3, 1)}, ["4 items", "(3, 3, 1)"]),
         ("v4d_tiny", {"units": 0}, ["units", "0"]),
+        ("v4d_tiny", {"start4d": {"norm_weight": 1.5}}, ["start4d.norm_weight", "1.5"]),
+        ("v4d_tiny", {"preset": "released", "start4d": {"norm_weight": 0.5}}, ["start4d", "preset paper"]),
     ],
 )
 def test_a_mistake_is_named_with_the_choices(arch, options, parts):

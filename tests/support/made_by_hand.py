@@ -130,7 +130,7 @@ def write_config(path: Path = Path("config.yaml"), **overlay) -> Config:
         },
         "models": {
             "colour": {
-                "arch": "i3ds_tiny",
+                "arch": "v4d_tiny",
                 "units": 2,
                 "frames": 3,
                 "frame_stride": 2,

@@ -1,13 +1,17 @@
 """What a stage starts from: each kind of file, what stays new, and what is refused."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
 
+from tests.support import training
 from v4d.errors import V4DError
-from v4d.models import create_model
+from v4d.models import create_model, freeze
 from v4d.models.checkpoint import save_model
 from v4d.training.init_weights import load_initial, weights_digest
+from v4d.training.step import TrainStep
 
 CLASSES = ["archery", "bowling", "yoga"]
 
@@ -20,9 +24,17 @@ def network(arch: str, classes: int = 3, seed: int = 0, **options):
     return model
 
 
-def saved(tmp_path, model, classes=CLASSES):
+def network_of_noise(arch: str, **options):
+    """A new network of the paper's preset for the videos of `training`."""
+    torch.manual_seed(0)
+    shape = {"num_classes": 3, "units": 2, "frames": 2, "preset": "paper", "dropout": 0.0}
+    return create_model(arch, **shape, **options).train()
+
+
+def saved(tmp_path, model, classes=CLASSES, freeze=()):
     path = tmp_path / "before.pt"
-    save_model(path, model, architecture=model.spec, classes=classes, info={})
+    info = {"stage": {"freeze": list(freeze)}} if freeze else {}
+    save_model(path, model, architecture=model.spec, classes=classes, info=info)
     return path
 
 
@@ -45,6 +57,57 @@ def test_a_checkpoint_of_a_training_is_taken_over_too(tmp_path):
         model = network("v4d_tiny", seed=1)
         assert load_initial(model, tmp_path / "best.pt", CLASSES) == ""
         assert torch.equal(model.fc.weight, expected.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("preset", "start"), [("paper", None), ("released", None), ("paper", {"kernel": "zero"})]
+)
+def test_blocks_that_a_stage_held_at_zero_start_as_new_ones(tmp_path, preset, start):
+    """With `kernel: zero` as they did before there was a choice: from what the file has of them."""
+    before = network("v4d_tiny", preset=preset)
+    freeze(before, "blocks4d_zero")
+    torch.manual_seed(5)
+    model = create_model("v4d_tiny", num_classes=3, units=2, frames=2, preset=preset, start4d=start)
+    own = copy.deepcopy(model.state_dict())
+    words = load_initial(model, saved(tmp_path, before, freeze=["blocks4d_zero"]), CLASSES)
+    assert words == "4D blocks"
+    for name, value in model.state_dict().items():
+        right = own if "blocks4d" in name else before.state_dict()
+        assert torch.equal(value, right[name]), name
+        if "blocks4d" in name and start:
+            assert torch.equal(value, before.state_dict()[name]), name
+    load_initial(model, saved(tmp_path, network("v4d_tiny", preset=preset), freeze=["backbone"]), CLASSES)
+    assert all(block.conv.weight.std() > 0.05 for block in model.blocks4d().values())  # these are taken over
+
+
+@pytest.mark.slow
+def test_a_stage_of_zero_blocks_is_tsn_and_the_next_one_disturbs_it_less_than_kernels_from_zero(tmp_path):
+    """Training V4D with its blocks held at zero is training TSN, bit for bit, so a stage needs no blocks.
+
+    Then the blocks are trained: new kernels change the loss less before their first step than kernels from
+    zero do behind theirs, which batch norm makes as large as any (0.013 -> 0.035, and 0.013 -> 0.905).
+    """
+    batches = [training.videos(16, seed=number) for number in range(4)]
+
+    def step(model, lr, seen):
+        settings = training.stage(optimizer={"lr": lr}, clip_grad_norm=20)
+        trainer = TrainStep(model, settings, training.ALONE, seed=0)
+        return [float(trainer.step([batch], 0, n, 0.0)[0]) / 16 for n, batch in enumerate(seen)]
+
+    tsn, held = network_of_noise("i3ds_tiny"), network_of_noise("v4d_tiny")
+    held.load_state_dict(tsn.state_dict(), strict=False)
+    freeze(held, "blocks4d_zero")
+    assert step(tsn, 0.05, 4 * batches) == step(held, 0.05, 4 * batches)
+    for name, value in tsn.state_dict().items():
+        assert torch.equal(value, held.state_dict()[name]), name
+
+    losses = {}
+    for kernel in ("random", "zero"):
+        model = network_of_noise("v4d_tiny", start4d={"kernel": kernel})
+        load_initial(model, saved(tmp_path, held, freeze=["blocks4d_zero"]), CLASSES)
+        losses[kernel] = step(model, 0.01, 2 * batches[:1])
+    settled = losses["zero"][0]  # as the stage before left it
+    assert losses["random"][0] - settled < (losses["zero"][1] - settled) / 3
 
 
 def test_a_digest_tells_weights_and_nothing_else(tmp_path):

@@ -39,6 +39,18 @@ def optimizer(**changes) -> OptimizerConfig:
     return OptimizerConfig(**(values | changes))
 
 
+def test_a_network_s_own_rates_are_further_groups():
+    """`start4d.norm_lr_factor`; without it the groups are three, as in every checkpoint of before."""
+    shape = {"num_classes": 3, "units": 2, "frames": 2, "preset": "paper"}
+    usual = parameter_groups(create_model("v4d_tiny", **shape), optimizer())
+    assert [group["name"] for group in usual] == ["weights", "biases", "norms"]
+    model = create_model("v4d_tiny", **shape, start4d={"norm_lr_factor": 10})
+    *_, norms, own = parameter_groups(model, optimizer())
+    assert (own["factor"], own["weight_decay"]) == (10, 0.0)
+    assert {id(p) for p in own["params"]} == {id(block.bn.weight) for block in model.blocks4d().values()}
+    assert len(norms["params"]) == len(usual[2]["params"]) - 2
+
+
 HALF = math.sqrt(0.5)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from v4d.config import registry
 from v4d.config.data import SPLIT
-from v4d.config.fields import Block, List, key
+from v4d.config.fields import Block, List, key, plain
 from v4d.config.training import TrainingConfig
 from v4d.errors import V4DError
 
@@ -26,6 +26,10 @@ class ArchOptions(Block):
         Raises:
             V4DError: the key and what is wrong with it, as the rest of `models.<model>.`
         """
+
+    def form(self, arch: str) -> dict[str, Any]:
+        """What two networks of this architecture differ in where a file of the one does not fit the other."""
+        return {name: value for name, value in plain(self).items() if name != "dropout"}
 
 
 class ModelKeys(Block):

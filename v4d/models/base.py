@@ -127,6 +127,17 @@ class VideoModel(nn.Module):
     def before_freezing(self, what: str) -> None:
         """Bring a part into the state in which it is frozen; by default it is frozen as it is."""
 
+    def emptied_by(self, what: str) -> tuple[str, ...]:
+        """Prefixes of weights that hold nothing in a file of a stage that froze `what`.
+
+        A stage that starts from the file and trains them starts them as new.
+        """
+        return ()
+
+    def lr_factors(self) -> dict[str, float]:
+        """Multiples of the learning rate, by the name of a parameter; 1 for those that are not named."""
+        return {}
+
     def new_in_init(self) -> dict[str, str]:
         """Prefixes of weights that a file of another network may lack, and what to call them in a message."""
         return {f"{self.classifier}.": "classifier"}

@@ -104,15 +104,27 @@ class Residual4D(nn.Module):
     """The residual 4D block: `Y = X + conv4d(X)`, or `Y = X + relu(bn(conv4d(X)))` with `batch_norm`.
 
     The first is the released code's, the second the paper's. With the kernel at zero, and the batch norm as
-    it is made, both are the identity bit for bit. (Section 3.2 of the paper.)
+    it is made, both are the identity bit for bit. (Section 3.2 of the paper.) A kernel that starts there does
+    not stay near: batch norm divides by the batch's deviation, so that after one step the branch is as large
+    as any, in the direction of one batch. See "4D blocks at the start" in `docs/reproducing.md`.
     """
 
-    def __init__(self, channels: int, kernel: tuple[int, int, int, int], batch_norm: bool, zero_init: bool):
+    def __init__(
+        self,
+        channels: int,
+        kernel: tuple[int, int, int, int],
+        batch_norm: bool,
+        *,
+        zero: bool = False,
+        norm_weight: float = 1.0,
+    ):
         super().__init__()
         self.conv = Conv4d(channels, channels, kernel)
         self.bn = nn.BatchNorm2d(channels) if batch_norm else None
-        if zero_init:
+        if zero:
             nn.init.zeros_(self.conv.weight)
+        if self.bn is not None:
+            nn.init.constant_(self.bn.weight, norm_weight)
 
     def reset_to_identity(self) -> None:
         """Kernel zero, batch norm as new: the block passes its input on, bit for bit."""

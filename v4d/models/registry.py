@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from v4d.config import validate
-from v4d.config.fields import List, Number, key
+from v4d.config.fields import Block, List, Number, key
 from v4d.config.models import ArchOptions
 from v4d.config.registry import MODELS, fill
 from v4d.errors import V4DError
@@ -117,6 +117,14 @@ Count = Annotated[int, Field(json_schema_extra={"minimum": 1})]
 """From 1 on; the checks below say so with the choices."""
 
 
+class Start4d(Block):
+    """How 4D blocks start: from nothing, and where a stage trains what the one before held at zero."""
+
+    kernel: Literal["random", "zero"] = key("random", "PyTorch's own start, or zero.")
+    norm_weight: Number = key(1.0, "Weight of the batch norm behind the kernel.", ge=0, le=1)
+    norm_lr_factor: Number = key(1.0, "Learning rate of that weight as a multiple.", gt=0)
+
+
 class ResNetOptions(ArchOptions):
     """Keys of I3D-S, TSN and V4D."""
 
@@ -136,10 +144,27 @@ class ResNetOptions(ArchOptions):
         "pytorchvideo.",
         before="imagenet",
     )
+    start4d: Start4d | None = key(
+        None,
+        "How 4D blocks start, as {kernel: zero or random, norm_weight: 0 to 1, norm_lr_factor}; null for the "
+        "preset's: {kernel: random, norm_weight: 1, norm_lr_factor: 1} in both.",
+        before=None,
+    )
 
     def check(self, arch: str) -> None:
-        """Refuse places of 4D blocks that the network does not have."""
+        """Refuse places of 4D blocks, and settings of their batch norm, that the network does not have."""
         places_of_blocks(arch, self.preset, self.blocks)
+        start = self.start4d or Start4d()
+        if self.preset == "released" and (start.norm_weight, start.norm_lr_factor) != (1, 1):
+            raise V4DError(
+                "start4d: norm_weight and norm_lr_factor need preset paper: released has no batch norm"
+            )
+
+    def form(self, arch: str) -> dict[str, Any]:
+        """Preset, places and kernel of 4D blocks; nothing where there are none."""
+        places = places_of_blocks(arch, self.preset, self.blocks)
+        kernel = list(RESNETS[arch].kernel or self.kernel)
+        return {"preset": self.preset, "blocks": places, "kernel": kernel} if places else {}
 
 
 def places_of_blocks(arch: str, preset: str, blocks: Places | None) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ from v4d.models.base import BatchNorm, InputSpec, VideoModel
 from v4d.models.imagenet import load_imagenet
 from v4d.models.layers import BasicBlock, Bottleneck, Residual4D
 from v4d.models.layout import channels_last, fold, regroup
-from v4d.models.registry import DEPTHS, RESNETS, STAGES, Places, places_of_blocks
+from v4d.models.registry import DEPTHS, RESNETS, STAGES, Places, Start4d, places_of_blocks
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class Preset:
 
     batch_norm: bool
     """In the residual 4D blocks."""
-    zero_init: bool
-    """Of the 4D kernels."""
     unit_dropout: bool
     """A mask a unit, scores averaged; else one mask on the video's features."""
 
@@ -50,8 +48,8 @@ BACKBONES = {
     "tiny": Backbone(BasicBlock, (16, 32, 64, 128), stem_size=3),
 }
 PRESETS = {
-    "paper": Preset(batch_norm=True, zero_init=True, unit_dropout=False),
-    "released": Preset(batch_norm=False, zero_init=False, unit_dropout=True),
+    "paper": Preset(batch_norm=True, unit_dropout=False),
+    "released": Preset(batch_norm=False, unit_dropout=True),
 }
 
 
@@ -116,6 +114,7 @@ class VideoNet(VideoModel):
         kernel: Any,
         dropout: float,
         normalisation: str,
+        start4d: Start4d | None,
         **shape: Any,
     ):
         network, rules = RESNETS[arch], PRESETS[preset]
@@ -125,9 +124,9 @@ class VideoNet(VideoModel):
             options["normalisation"] = normalisation
         super().__init__(arch=arch, **shape, **options)
         self.input = NORMALISATIONS[normalisation]
-        backbone = BACKBONES[network.backbone]
-        self._unit_dropout = rules.unit_dropout
         self._has_4d = network.kernel is None  # R18++'s convolution stands where 4D blocks do, and is none
+        backbone, start = BACKBONES[network.backbone], (self._has_4d and start4d) or Start4d()
+        self._unit_dropout, self._norm_lr_factor = rules.unit_dropout, start.norm_lr_factor
         self.stem = Stem(backbone.widths[0], backbone.stem_size)
         channels = backbone.widths[0]
         for index, (name, depth) in enumerate(zip(STAGES, DEPTHS[network.backbone], strict=True)):
@@ -138,7 +137,13 @@ class VideoNet(VideoModel):
                 residual.append(backbone.block(channels, width, stride, backbone.temporal[index]))
                 channels = width * backbone.block.expansion
             blocks4d = {
-                position: Residual4D(channels, kernel, rules.batch_norm, rules.zero_init and self._has_4d)
+                position: Residual4D(
+                    channels,
+                    kernel,
+                    rules.batch_norm,
+                    zero=start.kernel == "zero",
+                    norm_weight=start.norm_weight,
+                )
                 for position in places.get(name, ())
             }
             self.add_module(name, Stage(residual, blocks4d))
@@ -188,6 +193,16 @@ class VideoNet(VideoModel):
         if what == "blocks4d_zero":
             for block in self.blocks4d().values():
                 block.reset_to_identity()
+
+    def emptied_by(self, what: str) -> tuple[str, ...]:
+        """Of `blocks4d_zero` the 4D blocks, which the next stage starts as `start4d` says."""
+        return tuple(f"{stage}.blocks4d." for stage in self.spec["blocks"] if what == "blocks4d_zero")
+
+    def lr_factors(self) -> dict[str, float]:
+        """Of the weights of batch norms in 4D blocks, where `start4d.norm_lr_factor` is set."""
+        blocks = self.blocks4d().items() if self._norm_lr_factor != 1 else ()
+        places = [place.split(".") for place, block in blocks if block.bn is not None]
+        return {f"{stage}.blocks4d.{position}.bn.weight": self._norm_lr_factor for stage, position in places}
 
     def new_in_init(self) -> dict[str, str]:
         """The classifier and the 4D blocks, or the extra convolution of R18++."""

@@ -27,7 +27,7 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
     """Start from "imagenet", or from a file: what `load_any` reads but an exported program, or a 2D network.
 
     The classifier is taken over where the file's classes are these `classes`; of what else may stay new
-    (`VideoModel.new_in_init`: 4D blocks), what the file has in the same shape.
+    (`VideoModel.new_in_init`: 4D blocks), what the file has in the same shape and did not hold at zero.
 
     Returns:
         What stays new, in words; empty where nothing does.
@@ -49,7 +49,9 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
             f"init: {source} was trained on pixels of mean {theirs.mean} and deviation {theirs.std}, this "
             f"model is to see {ours.mean} and {ours.std}: see the key `normalisation` of its architecture"
         )
-    weights = finished.model.state_dict()
+    frozen = finished.info.get("stage", {}).get("freeze", ())
+    empty = tuple(prefix for what in frozen for prefix in model.emptied_by(what))
+    weights = {n: v for n, v in finished.model.state_dict().items() if not n.startswith(empty)}
     if list(finished.classes) != list(classes):
         classifier = f"{finished.model.classifier}."
         weights = {name: value for name, value in weights.items() if not name.startswith(classifier)}

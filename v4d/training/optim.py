@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from v4d.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from v4d.models.base import BatchNorm
+from v4d.models.base import BatchNorm, VideoModel
 
 NORMS = (BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -18,13 +18,19 @@ def parameter_groups(model: nn.Module, settings: OptimizerConfig) -> list[dict[s
 
     Biases and batch norm are not decayed unless `decay_norm_and_bias`. What is frozen
     (`requires_grad` false) is in no group. Each group has a "name" and a "factor" on the learning rate.
+    Parameters that the network gives a rate of their own (`lr_factors`) are further groups, as batch norm.
     """
     weights, biases, norms = [], [], []
-    for module in model.modules():
+    factors: dict[str, float] = model.lr_factors() if isinstance(model, VideoModel) else {}
+    special: dict[float, list[nn.Parameter]] = {}
+    for place, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            if isinstance(module, NORMS):
+            factor = factors.get(f"{place}.{name}")
+            if factor is not None:
+                special.setdefault(factor, []).append(parameter)
+            elif isinstance(module, NORMS):
                 norms.append(parameter)
             elif name == "bias":
                 biases.append(parameter)
@@ -35,6 +41,10 @@ def parameter_groups(model: nn.Module, settings: OptimizerConfig) -> list[dict[s
         {"name": "weights", "params": weights, "factor": 1.0, "weight_decay": settings.weight_decay},
         {"name": "biases", "params": biases, "factor": settings.bias_lr_factor, "weight_decay": rest_decay},
         {"name": "norms", "params": norms, "factor": 1.0, "weight_decay": rest_decay},
+        *(
+            {"name": f"rate x {factor:g}", "params": chosen, "factor": factor, "weight_decay": rest_decay}
+            for factor, chosen in special.items()
+        ),
     ]
     return [group for group in groups if group["params"]]
 
