@@ -9,6 +9,7 @@ from v4d import config
 from v4d.config import relations
 from v4d.config.paths import ResultsPaths
 from v4d.errors import V4DError
+from v4d.training.optim import peak_lr
 
 ROOT = Path(__file__).parents[2]
 DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
@@ -123,6 +124,59 @@ def test_stages_lie_over_the_model_and_the_model_over_training():
     one, two = config.build(config.resolve(document)).models["v4d"].stages
     assert (one.units, one.init, one.training.epochs, one.training.batch_size) == (1, "imagenet", 6, 8)
     assert (two.units, two.init, two.training.epochs, two.freeze) == (4, "previous", 7, ("blocks4d_zero",))
+
+
+def shipped(name: str, **overlay) -> config.Config:
+    document = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    return config.build(config.resolve(config.merge(document, overlay)))
+
+
+@pytest.mark.parametrize("name", ["kinetics400", "kinetics400_paper"])
+def test_the_second_stage_of_kinetics_is_tsn_without_4d_blocks(name):
+    settings = shipped(name)
+    assert [stage.name for stage in settings.models["v4d"].stages] == ["backbone", "tsn", "v4d"]
+    for row, stage in (("i3ds", "backbone"), ("tsn", "tsn")):
+        tested, trained = settings.models[row].final, settings.models["v4d"].stage(stage)
+        assert settings.models[row].checkpoint == f"results/{name}/v4d/{stage}/final.pt"
+        shape = (tested.arch, tested.units, tested.frames)
+        assert shape == (trained.arch, trained.units, trained.frames) == ("i3ds_resnet50", shape[1], 8)
+    assert shape[1] == 4 and not trained.freeze
+
+
+def test_the_authors_kinetics_is_one_run_and_one_pass():
+    settings = shipped("kinetics400_authors")
+    (stage,) = settings.models["v4d"].stages
+    assert (stage.arch, stage.preset, stage.init, stage.training.epochs) == (
+        "v4d_resnet50",
+        "released",
+        "imagenet",
+        150,
+    )
+    for testing in (settings.testing, shipped("released_kinetics400").testing):
+        assert (testing.combinations, testing.average) == ("all_units", "logits")
+    assert settings.testing.checkpoint == "best"
+
+
+@pytest.mark.parametrize("name", ["kinetics400", "mini_kinetics200"])
+def test_the_paper_s_frames_keep_their_ratio_in_a_data_set_of_their_own(name):
+    squeezed, kept = shipped(name), shipped(f"{name}_paper")
+    assert config.frame_size(squeezed.clips.size) == (320, 256) and kept.clips.size == 256
+    assert kept.dataset.name != squeezed.dataset.name
+    assert (kept.testing.short_side, kept.testing.crop_size) == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [(f"{name}{end}", batch) for name, batch in (("kinetics400", 64), ("mini_kinetics200", 48))
+     for end in ("", "_paper")] + [("kinetics400_authors", 64)],
+)  # fmt: skip
+def test_a_smaller_batch_lowers_the_rate_of_kinetics(name, batch):
+    """And the batch that the rate is meant for leaves no trace: no training of before starts anew."""
+    plain, small = shipped(name), shipped(name, training={"batch_size": batch // 8})
+    for model in plain.models:
+        stage = plain.models[model].final
+        assert stage.training.optimizer.reference_batch is None
+        assert peak_lr(small.models[model].final.training) == pytest.approx(peak_lr(stage.training) / 8)
 
 
 @pytest.mark.parametrize("content", ["- a list", "a: [", "\x00"])

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.docs import blocks
 from tests.support.project import ROOT
 from tests.support.workflow import dry_run
+from v4d import config as configs
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +24,7 @@ MADE = 1_767_225_600
 """When the files were made, seconds since 1970."""
 PROJECTS = {
     "demo": [],
-    "kinetics400": ["config/kinetics400.yaml", "small.yaml"],
+    "kinetics400": ["config/kinetics400.yaml", "kept.yaml", "small.yaml"],
     "my_videos": ["config/my_videos.yaml"],
 }
 
@@ -39,6 +41,8 @@ def older_project(folder: Path, name: str) -> Path:
     _write(folder / f"data/{name}/dataset.json", json.dumps(record["info"]))
     dataset = {"name": name, "source": record["source"]}
     _write(folder / f"results/{name}/config.yaml", yaml.safe_dump({"name": name, "dataset": dataset}))
+    (kept,) = [block.text for block in blocks(ROOT / "CHANGELOG.md") if "kinetics400_kept" in block.mark]
+    (folder / "kept.yaml").write_text(kept)
     (folder / "small.yaml").write_text("dataset: {kinetics: {parts: {train: 11, val: 2}}}\n")
     for split in ("train", "val"):
         for number in (1, 2, 3):
@@ -83,6 +87,14 @@ def test_nothing_of_a_finished_project_is_made_anew(tmp_path, name):
     files = PROJECTS[name]
     printed = planned(folder, *(["--configfile", *files] if files else []))
     assert "Nothing to be done" in printed, printed
+
+
+def test_a_stage_that_changed_in_a_shipped_config_is_kept_by_what_the_changelog_says(tmp_path):
+    folder = older_project(tmp_path, "kinetics400")
+    printed = planned(folder, "--configfile", "config/kinetics400.yaml", "small.yaml")
+    assert "Params have changed" in printed and "rule train" in printed, printed
+    document = configs.load(*(folder / name for name in PROJECTS["kinetics400"]))
+    assert document.models["v4d"].stage("tsn").freeze == ("blocks4d_zero",)
 
 
 def test_a_changed_param_would_be_seen(tmp_path):

@@ -206,6 +206,9 @@ def _resolve_stage(stage: Document, number: int, model: Document, training: Docu
     merged = _merge(_merge(training, model["training"]), own)
     whole["training"] = _filled(merged, TrainingConfig, f"{where}.training")
     validate(whole, keys, where)
+    optimizer = whole["training"]["optimizer"]
+    if optimizer["reference_batch"] == whole["training"]["batch_size"]:
+        whole["training"]["optimizer"] = optimizer | {"reference_batch": None}  # the same in fewer words
     if whole["init"] == "previous" and number == 0:
         raise V4DError(f"config: {where}.init is 'previous', but it is the first stage")
     unknown = [part for part in whole["freeze"] if part not in entry.freezable]
