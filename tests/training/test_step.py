@@ -31,6 +31,28 @@ def test_accumulation_equals_the_whole_batch():
     assert part_sums == pytest.approx(sums)
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"accumulate": 2},
+            "4 videos a pass: set training.accumulate 4 (the same step in more passes), or tr",
+        ),
+        ({"batch_size": 1, "checkpoint_activations": True}, "1 videos a pass: set a smaller training.batch"),
+    ],
+)
+def test_a_share_that_a_gpu_does_not_hold_is_one_line(monkeypatch, settings, line):
+    own = learner(ALONE, **settings)
+
+    def full(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(own, "_loss", full)
+    with pytest.raises(V4DError) as caught:
+        own.step([videos(4)], epoch=0, step=0, part=0.0)
+    assert str(caught.value).startswith(f"the GPU's memory does not hold {line}")
+
+
 def test_videos_of_no_weight_change_nothing():
     whole = videos(4)
     expected, sums = weights_after([part(whole, 0, 3)], ALONE)

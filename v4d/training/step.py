@@ -122,16 +122,29 @@ class TrainStep:
         for number, batch in enumerate(batches):
             seed_step(self.seed, epoch, step, number, self.context.rank)
             last = number == len(batches) - 1
-            with _no_sync(self.network, active=not last):
-                loss, batch_sums = self._loss(batch)
-                # DDP divides gradients by the number of ranks.
-                (loss * self.context.size / total).backward()
+            try:
+                with _no_sync(self.network, active=not last):
+                    loss, batch_sums = self._loss(batch)
+                    # DDP divides gradients by the number of ranks.
+                    (loss * self.context.size / total).backward()
+            except torch.OutOfMemoryError as error:
+                raise V4DError(self._too_large()) from error
             sums += batch_sums
         clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
         return sums
+
+    def _too_large(self) -> str:
+        """What helps where a GPU does not hold its share of a batch."""
+        share = self.settings.batch_size // self.context.size
+        passes = self.settings.accumulate
+        more = next((count for count in range(passes + 1, share + 1) if share % count == 0), None)
+        ways = [f"training.accumulate {more} (the same step in more passes)"] if more else []
+        ways += [] if self.settings.checkpoint_activations else ["training.checkpoint_activations true"]
+        ways += ["a smaller training.batch_size with training.optimizer.reference_batch at today's"]
+        return f"the GPU's memory does not hold {share // passes} videos a pass: set {', or '.join(ways)}"
 
     def lr(self, part: float) -> float:
         """The learning rate at an epoch, which may be a fraction."""
