@@ -168,7 +168,7 @@ def test_the_paper_s_frames_keep_their_ratio_in_a_data_set_of_their_own(name):
 @pytest.mark.parametrize(
     ("name", "batch"),
     [(f"{name}{end}", batch) for name, batch in (("kinetics400", 64), ("mini_kinetics200", 48))
-     for end in ("", "_paper")] + [("kinetics400_authors", 64)],
+     for end in ("", "_paper")] + [("kinetics400_authors", 64), ("kinetics400_from_slow", 64)],
 )  # fmt: skip
 def test_a_smaller_batch_lowers_the_rate_of_kinetics(name, batch):
     """And the batch that the rate is meant for leaves no trace: no training of before starts anew."""
