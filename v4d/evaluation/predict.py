@@ -98,10 +98,8 @@ class Explanation:
 
     def as_text(self, classes: Sequence[str]) -> str:
         """The class, its probability, and the sum that its logit is; the units' shares are in `maps`."""
-        return (
-            f"{classes[self.class_index]}: {100 * self.probability:.1f} %, "
-            f"logit {self.maps.logit:.2f} = {self.maps.bias:+.2f} and the units"
-        )
+        answer = f"{classes[self.class_index]}: {100 * self.probability:.1f} %"
+        return f"{answer}, logit {self.maps.logit:.2f} = {self.maps.bias:+.2f} and the units"
 
 
 class Predictor:

@@ -128,9 +128,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _source(path: Path, outcome: TaskResult, settings: FramesConfig, shard: Path) -> Source:
-    clip: DecodedClip | None = outcome.value
-    if clip is None:
-        return Source(path, None, f"{outcome.failure}: {outcome.reason}")
+    clip: DecodedClip = outcome.value or DecodedClip(str(outcome.failure), outcome.reason)
     if clip.status != "ok":
         return Source(path, None, f"{clip.status}: {clip.reason}")
     header = ShardHeader(size=clip.size, quality=settings.quality, stride=settings.stride)

@@ -137,13 +137,9 @@ def first_difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str
 
 def _of_training(state: dict[str, Any]) -> dict[str, Any]:
     """A training's checkpoint as a finished model: its averaged weights, where it keeps such."""
-    return {
-        "format": state.get("format"),
-        "model": state.get("average", state.get("model")),
-        "architecture": state["identity"].get("architecture"),
-        "classes": state["identity"].get("classes"),
-        "info": state.get("info"),
-    }
+    described = {key: state["identity"].get(key) for key in ("architecture", "classes")}
+    weights = state.get("average", state.get("model"))
+    return described | {"format": state.get("format"), "model": weights, "info": state.get("info")}
 
 
 def write_weights(path: str | Path, document: Any) -> None:

@@ -72,7 +72,7 @@ class _Count:
         self.flops = FlopCounterMode(display=False)
         self.macs: dict[str, int] = defaultdict(int)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._by_layers = self._flops_in_layers = 0
+        self._correction = 0  # multiply-adds of layers beyond those that torch's counter sees
         self._begun: list[int] = []
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear | Conv4d):
@@ -81,7 +81,7 @@ class _Count:
 
     def total(self) -> int:
         """All multiply-adds so far, outside of a layer."""
-        return self._by_layers + (self.flops.get_total_flops() - self._flops_in_layers) // 2
+        return self.flops.get_total_flops() // 2 + self._correction
 
     def begin(self, *_: Any) -> None:
         """A module of a part begins."""
@@ -96,11 +96,10 @@ class _Count:
             self.shapes[name] = (tensor.shape[1], self.frames, *tensor.shape[2:])
 
     def _enter(self, *_: Any) -> None:
-        self._entered = self.flops.get_total_flops()
+        self._entered = self.total()
 
     def _leave(self, layer: Any, inputs: Any, output: torch.Tensor) -> None:
-        self._flops_in_layers += self.flops.get_total_flops() - self._entered
-        self._by_layers += output.numel() * layer.weight[0].numel()
+        self._correction += self._entered + output.numel() * layer.weight[0].numel() - self.total()
 
 
 def cost_table(model: VideoModel, *, height: int, width: int) -> str:
