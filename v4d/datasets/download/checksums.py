@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MIB = 1 << 20
 PART_MIB = (5, 6, 7, 8, 10, 12, 15, 16, 20, 25, 30, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512, 1024)
@@ -38,22 +39,15 @@ def digest(path: Path, etag: str = "", *, strict: bool = False) -> Digests:
     """
     size = path.stat().st_size
     etag = etag.strip('"').lower()
+    plain = _PLAIN.fullmatch(etag) is not None
+    sha, whole = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     parts = [_PartsHash(length) for length in _part_lengths(size, etag)]
-    whole, sha = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as file:
         while data := file.read(_CHUNK):
-            sha.update(data)
-            if parts:
-                for candidate in parts:
-                    candidate.update(data)
-            elif _PLAIN.fullmatch(etag):
-                whole.update(data)
-    fits: bool | None = None
-    if _PLAIN.fullmatch(etag):
-        fits = True if whole.hexdigest() == etag else False if strict else None
-    elif any(candidate.etag() == etag for candidate in parts):
-        fits = True
-    return Digests(size, sha.hexdigest(), fits)
+            for hashed in (sha, *parts, *([whole] if plain else ())):
+                hashed.update(data)
+    fits = etag in (whole.hexdigest(), *(candidate.etag() for candidate in parts))
+    return Digests(size, sha.hexdigest(), fits or (False if plain and strict else None))
 
 
 def says_md5(headers: Mapping[str, str]) -> bool:
@@ -81,28 +75,19 @@ class _PartsHash:
     """MD5 of the MD5s of parts."""
 
     def __init__(self, length: int):
-        self.length = length
-        self._done: list[bytes] = []
-        self._part = hashlib.md5(usedforsecurity=False)
-        self._left = length
+        self.length, self.size = length, 0
+        self._parts: list[Any] = []
 
     def update(self, data: bytes) -> None:
         view = memoryview(data)
         while len(view):
-            piece = view[: self._left]
-            self._part.update(piece)
-            self._left -= len(piece)
-            view = view[len(piece) :]
-            if self._left == 0:
-                self._close()
+            begun = self.size % self.length
+            if begun == 0:
+                self._parts.append(hashlib.md5(usedforsecurity=False))
+            piece = view[: self.length - begun]
+            self._parts[-1].update(piece)
+            self.size, view = self.size + len(piece), view[len(piece) :]
 
     def etag(self) -> str:
-        done = list(self._done)
-        if self._left < self.length:
-            done.append(self._part.digest())
-        return f"{hashlib.md5(b''.join(done), usedforsecurity=False).hexdigest()}-{len(done)}"
-
-    def _close(self) -> None:
-        self._done.append(self._part.digest())
-        self._part = hashlib.md5(usedforsecurity=False)
-        self._left = self.length
+        digests = b"".join(part.digest() for part in self._parts)
+        return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(self._parts)}"

@@ -21,7 +21,7 @@ from v4d.datasets.download.http import (
     local_path,
     probe,
 )
-from v4d.datasets.download.ranges import Transfer, journal_of
+from v4d.datasets.download.ranges import Transfer, discard
 from v4d.datasets.lockfile import LockEntry
 from v4d.errors import V4DError
 from v4d.utils.files import exclusive, sync_file, sync_folder
@@ -72,7 +72,7 @@ def fetch(
             try:
                 entry = _examined(url, partial, remote, check)
             except WrongContentError as error:
-                _discard(partial)
+                discard(partial)
                 if last or error.final:
                     raise
                 patience.wait(1, TransientError(str(error)), threading.Event())
@@ -82,7 +82,7 @@ def fetch(
         sync_file(partial)
         partial.replace(target)
         sync_folder(target.parent)
-        _discard(partial)
+        discard(partial)
         return entry
 
 
@@ -98,7 +98,7 @@ def _download(
             transfer.run()
             return remote
         except Changed:
-            _discard(partial)
+            discard(partial)
     raise UnavailableError(f"{url} keeps changing while it is downloaded")
 
 
@@ -161,8 +161,3 @@ def _check_space(partial: Path, missing: int) -> None:
             f"the disk of {partial.parent.resolve()} is too full: {needed} to come and "
             f"{SPARE_BYTES / 1e9:.2f} GB to spare, {free / 1e9:.2f} GB free"
         )
-
-
-def _discard(partial: Path) -> None:
-    partial.unlink(missing_ok=True)
-    journal_of(partial).unlink(missing_ok=True)

@@ -94,10 +94,8 @@ def probe(url: str) -> Remote:
         ranges = response.status_code == 206
         if response.status_code == 416:
             raise UnavailableError(f"{url} is empty")
-        if ranges:
-            total = headers.get("Content-Range", "").rpartition("/")[2]
-        else:
-            total = headers.get("Content-Length", "")
+        name = "Content-Range" if ranges else "Content-Length"
+        total = headers.get(name, "").rpartition("/")[2]
         size = int(total) if total.isdigit() else None
         etag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
         return Remote(size, etag, modified, ranges and size is not None, says_md5(headers))
@@ -124,9 +122,8 @@ def get(url: str, headers: dict[str, str], silence: float = 60.0) -> Iterator[re
         status = response.status_code
         if status in _WORTH_RETRYING:
             told = response.headers.get("Retry-After", "")
-            raise TransientError(
-                f"{url}: {status} {response.reason}", float(told) if told.isdigit() else None
-            )
+            seconds = float(told) if told.isdigit() else None
+            raise TransientError(f"{url}: {status} {response.reason}", seconds)
         if status not in (200, 206, 416):
             raise UnavailableError(f"{url}: {status} {response.reason}")
         if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):

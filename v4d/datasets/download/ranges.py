@@ -7,13 +7,11 @@ written behind the data, so that after a kill -9 it claims too little and never 
 import contextlib
 import json
 import os
-import queue
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +31,7 @@ _CHUNK = 1 << 18
 _JOURNAL_SECONDS = 0.5
 
 
+@dataclass
 class Transfer:
     """One file on its way into `partial`.
 
@@ -40,22 +39,19 @@ class Transfer:
         missing: bytes still to come when the transfer begins.
     """
 
-    def __init__(
-        self,
-        url: str,
-        partial: Path,
-        remote: Remote,
-        patience: RetryPolicy,
-        connections: int = 1,
-        rate_limit: float | None = None,
-    ):
-        self.url, self.partial, self.remote, self.patience = url, partial, remote, patience
-        self.connections = connections if remote.ranges else 1
-        self._bucket = _Bucket(rate_limit * 1e6 if rate_limit else None)
+    url: str
+    partial: Path
+    remote: Remote
+    patience: RetryPolicy
+    connections: int
+    rate_limit: float | None
+
+    def __post_init__(self) -> None:
+        self._bucket = _Bucket(self.rate_limit * 1e6 if self.rate_limit else None)
         self._stop = threading.Event()
         self._segments = self._resume()
         left = sum(segment.left for segment in self._segments)
-        self.missing = left if self._segments else remote.size or 0
+        self.missing = left if self._segments else self.remote.size or 0
 
     def run(self) -> None:
         """Bring every byte.
@@ -65,115 +61,86 @@ class Transfer:
             V4DError: out of patience, or the disk is full.
         """
         self._segments = self._segments or self._fresh()
-        todo: queue.SimpleQueue[_Segment] = queue.SimpleQueue()
-        for segment in self._segments:
-            if segment.left:
-                todo.put(segment)
         try:
             self._file = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise V4DError(f"cannot write {self.partial}: {error.strerror}") from error
-        try:
-            os.ftruncate(self._file, self.remote.size or 0)
-            with ThreadPoolExecutor(self.connections) as pool, self._stopping():
-                workers = [pool.submit(self._work, todo) for _ in range(self.connections)]
-                self._report_until_done(workers)
-                for worker in workers:
-                    worker.result()
+            try:
+                os.ftruncate(self._file, self.remote.size or 0)
+                self._fetch_all()
+            finally:
+                self._write_journal()
+                os.close(self._file)
         except OSError as error:
             raise V4DError(f"cannot write {self.partial}: {error.strerror or error}") from error
-        finally:
-            self._write_journal()
-            os.close(self._file)
 
-    @contextmanager
-    def _stopping(self) -> Iterator[None]:
-        """Have the workers end however the block ends (Ctrl-C, say), since the pool waits for them."""
-        try:
-            yield
-        finally:
-            self._stop.set()
+    def _fetch_all(self) -> None:
+        with ThreadPoolExecutor(self.connections if self.remote.ranges else 1) as pool:
+            try:
+                fetched = [pool.submit(self._fetch, segment) for segment in self._segments]
+                self._report_until_done(fetched)
+                for future in fetched:
+                    future.result()
+            finally:
+                self._stop.set()  # also on Ctrl-C: the pool waits for its threads
 
     def _resume(self) -> "list[_Segment]":
         """What the journal of an earlier try holds, if that was the same file."""
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             journal = json.loads(journal_of(self.partial).read_text())
             same = journal["identity"] == self.remote.identity and self.partial.exists()
             if same and self.remote.ranges and (self.remote.etag or self.remote.modified):
                 return [_Segment(*numbers) for numbers in journal["segments"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
         return []
 
     def _fresh(self) -> "list[_Segment]":
-        self.partial.unlink(missing_ok=True)
-        journal_of(self.partial).unlink(missing_ok=True)
+        discard(self.partial)
         size = self.remote.size
         if size is None or not self.remote.ranges:
             return [_Segment(0, -1 if size is None else size)]
         return [_Segment(start, min(SEGMENT, size - start)) for start in range(0, size, SEGMENT)]
 
-    def _work(self, todo: "queue.SimpleQueue[_Segment]") -> None:
-        """Fetch segments until none is left; the first failure stops the other workers, too."""
+    def _fetch(self, segment: "_Segment") -> None:
+        """Fetch a segment, with patience; a failure stops the others, too."""
+        failures = 0
         try:
-            while not self._stop.is_set():
+            while segment.left and not self._stop.is_set():
+                before, started = segment.done, time.monotonic()
                 try:
-                    segment = todo.get_nowait()
-                except queue.Empty:
-                    return
-                self._fetch_segment(segment)
+                    self._request(segment)
+                except TransientError as error:
+                    came, seconds = segment.done - before, time.monotonic() - started
+                    enough = self.remote.ranges and came > self.patience.least_rate * seconds
+                    failures = 1 if enough else failures + 1
+                    self.patience.wait(failures, error, self._stop)
         except BaseException:
             self._stop.set()
             raise
 
-    def _fetch_segment(self, segment: "_Segment") -> None:
-        failures = 0
-        while segment.left and not self._stop.is_set():
-            before, started = segment.done, time.monotonic()
-            try:
-                if self.remote.ranges:
-                    self._fetch_range(segment)
-                else:
-                    segment.done = 0  # a server without ranges has to send all of it again
-                    self._fetch_whole(segment)
-            except TransientError as error:
-                came, least = segment.done - before, self.patience.least_rate * (time.monotonic() - started)
-                failures = 1 if self.remote.ranges and came > least else failures + 1
-                self.patience.wait(failures, error, self._stop)
-
-    def _fetch_range(self, segment: "_Segment") -> None:
+    def _request(self, segment: "_Segment") -> None:
+        """Ask for what a segment lacks; a server without ranges has to send all of it again."""
+        segment.done = segment.done if self.remote.ranges else 0
         first, last = segment.start + segment.done, segment.start + segment.length - 1
-        with get(self.url, {"Range": f"bytes={first}-{last}"}, self.patience.stall) as response:
-            whole = response.headers.get("Content-Range", "")
-            if response.status_code != 206 or whole != f"bytes {first}-{last}/{self.remote.size}":
-                raise Changed(f"{self.url}: {response.status_code} {whole!r} for bytes {first}-{last}")
-            self._check_identity(response)
-            for data in self._chunks(response, segment.left):
+        asked = {"Range": f"bytes={first}-{last}"} if self.remote.ranges else {}
+        with get(self.url, asked, self.patience.stall) as response:
+            self._check_same(response, f"bytes {first}-{last}/{self.remote.size}")
+            for data in self._chunks(response, segment.left if segment.length >= 0 else sys.maxsize):
                 _write(self._file, data, segment.start + segment.done)
-                segment.done += len(data)
-        if segment.left:
-            raise TransientError(f"{self.url}: the connection ended early")
-
-    def _fetch_whole(self, segment: "_Segment") -> None:
-        with get(self.url, {}, self.patience.stall) as response:
-            if response.headers.get("Content-Length", "") != str(self.remote.size or ""):
-                raise Changed(f"{self.url}: another length than before")
-            self._check_identity(response)
-            limit = segment.length if segment.length >= 0 else sys.maxsize
-            for data in self._chunks(response, limit):
-                _write(self._file, data, segment.done)
                 segment.done += len(data)
         if segment.length < 0:  # no length was announced: what came is what there is
             segment.length = segment.done
         elif segment.left:
-            raise TransientError(f"{self.url}: the connection ended early, after {segment.done} bytes")
+            after = "" if self.remote.ranges else f", after {segment.done} bytes"
+            raise TransientError(f"{self.url}: the connection ended early{after}")
 
-    def _check_identity(self, response: requests.Response) -> None:
+    def _check_same(self, response: requests.Response, content_range: str) -> None:
         """Never put the bytes of two files together."""
-        headers = response.headers
+        remote, headers = self.remote, response.headers
+        if remote.ranges:
+            fits = response.status_code == 206 and headers.get("Content-Range", "") == content_range
+        else:
+            fits = headers.get("Content-Length", "") == str(remote.size or "")
         identity = headers.get("ETag", ""), headers.get("Last-Modified", "")
-        if identity != (self.remote.etag, self.remote.modified):
-            raise Changed(f"{self.url}: another ETag or date than before")
+        if not fits or identity != (remote.etag, remote.modified):
+            raise Changed(f"{self.url}: another length, ETag or date than before")
 
     def _chunks(self, response: requests.Response, limit: int) -> Iterator[bytes]:
         """The body as it comes, `limit` bytes at most, within the rate; a connection that drips is broken."""
@@ -195,13 +162,13 @@ class Transfer:
                     raise TransientError(f"{self.url}: only {came / waited:.0f} bytes a second")
                 waited, came = 0.0, 0
 
-    def _report_until_done(self, workers: "list[Future[None]]") -> None:
-        """Write the journal and show progress, until all workers have ended; nothing for small files."""
+    def _report_until_done(self, fetched: "list[Future[None]]") -> None:
+        """Write the journal and show progress, until all have ended; nothing for small files."""
         size, seen = self.remote.size, 0
         small = size is not None and size < SMALL
         total = None if size is None else size // MEGABYTE
         shown = None if small else meter(f"download {self.url.rpartition('/')[2]}", total, "MB")
-        while wait(workers, timeout=_JOURNAL_SECONDS).not_done:
+        while wait(fetched, timeout=_JOURNAL_SECONDS).not_done:
             self._write_journal()
             if shown:
                 done = sum(segment.done for segment in self._segments) // MEGABYTE
@@ -225,6 +192,12 @@ class Transfer:
 def journal_of(partial: Path) -> Path:
     """The file that says which bytes of `partial` are there."""
     return partial.with_name(partial.name + ".json")
+
+
+def discard(partial: Path) -> None:
+    """Remove a partial file and its journal."""
+    partial.unlink(missing_ok=True)
+    journal_of(partial).unlink(missing_ok=True)
 
 
 @dataclass
