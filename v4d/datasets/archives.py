@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from v4d.errors import V4DError
+from v4d.utils.files import atomic_path
 from v4d.utils.videos import ARCHIVED_SUFFIXES
 
 LARGEST = 2 << 30
@@ -48,6 +49,21 @@ def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
     archive.addfile(info, io.BytesIO(data))
+
+
+@contextmanager
+def new_archive(path: Path, compresslevel: int) -> Iterator[tarfile.TarFile]:
+    """A gzip-compressed archive to be filled; it appears whole or not at all.
+
+    gzip's header has no name and no time: the same members make the same bytes.
+    """
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", compresslevel, file, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w") as archive,
+    ):
+        yield archive
 
 
 def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:

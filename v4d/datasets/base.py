@@ -37,6 +37,9 @@ COLUMNS = ("video_id", "label", "class_index", "time_start", "time_end", "split"
 """A table of annotations, a row a video. `time_start` and `time_end` (seconds) are NaN where the file is the
 clip, `part` is "" where no list says which archive holds a video, `path` is "" where archives hold them."""
 
+Listed = Mapping[str, Iterable[tuple[str, str, str | Path]]]
+"""The videos of each split as (id, label, path)."""
+
 
 @dataclass(frozen=True)
 class SourceVideo:
@@ -61,13 +64,7 @@ class Annotations:
     """For each split a table with `COLUMNS`."""
 
     @classmethod
-    def listed(
-        cls,
-        dataset: DatasetConfig,
-        videos: Mapping[str, Iterable[tuple[str, str, str | Path]]],
-        *,
-        mixed: bool = True,
-    ) -> "Annotations":
+    def listed(cls, dataset: DatasetConfig, videos: Listed, *, mixed: bool = True) -> "Annotations":
         """The annotations of videos that a list gives for each split as (id, label, path).
 
         The classes are the labels of all splits in alphabetical order.
@@ -80,24 +77,28 @@ class Annotations:
         """
         import pandas
 
-        tables = {
-            split: pandas.DataFrame(list(rows), columns=["video_id", "label", "path"])
-            for split, rows in videos.items()
-        }
-        classes = sorted({label for table in tables.values() for label in table["label"]})
-        index = {name: number for number, name in enumerate(classes)}
-        for split, table in tables.items():
-            ids = list(table["video_id"])
-            order = list(range(len(ids)))
+        tables = {}
+        for split, rows in videos.items():
+            table = pandas.DataFrame(list(rows), columns=["video_id", "label", "path"])
+            order = list(table.index)
             if mixed:
-                order.sort(key=lambda n: (zlib.crc32(ids[n].encode()), ids[n]))
-            part_of = {row: f"part_{place // dataset.part_size}" for place, row in enumerate(order)}
-            table["part"] = [part_of[row] for row in range(len(ids))]
-            table["path"] = table["path"].astype(str)
-            table["class_index"] = table["label"].map(index).astype("int64")
-            table["split"] = split
-            table["time_start"] = table["time_end"] = float("nan")
-        return cls(classes, {split: table[list(COLUMNS)] for split, table in tables.items()})
+                checksums = [(zlib.crc32(name.encode()), name) for name in table["video_id"]]
+                order.sort(key=checksums.__getitem__)
+            parts = [f"part_{place // dataset.part_size}" for place in range(len(table))]
+            table["part"] = pandas.Series(parts, order, dtype="str")
+            path, nothing = table["path"].astype(str), float("nan")
+            tables[split] = table.assign(path=path, time_start=nothing, time_end=nothing)
+        return cls.indexed(labels_of(tables), tables)
+
+    @classmethod
+    def indexed(cls, classes: list[str], tables: Mapping[str, "pandas.DataFrame"]) -> "Annotations":
+        """The annotations of tables that have all of `COLUMNS` but `class_index` and `split`."""
+        index = {name: number for number, name in enumerate(classes)}
+        whole = {}
+        for split, table in tables.items():
+            table = table.assign(class_index=table["label"].map(index).astype("int64"), split=split)
+            whole[split] = table[list(COLUMNS)].reset_index(drop=True)
+        return cls(classes, whole)
 
 
 @dataclass(frozen=True)
@@ -342,14 +343,14 @@ def archive_videos(
     Raises:
         ArchiveError: as `read_members`.
     """
-    starts = dict(zip(expected["video_id"], expected["time_start"], strict=True))
-    ends = dict(zip(expected["video_id"], expected["time_end"], strict=True))
+    columns = (expected[name] for name in ("video_id", "time_start", "time_end"))
+    spans = {video_id: annotated for video_id, *annotated in zip(*columns, strict=True)}
     seen: set[str] = set()
 
     def wanted(video_id: str, span: tuple[int, int] | None) -> bool:
-        if video_id in seen or video_id not in starts:
+        if video_id in seen or video_id not in spans:
             return False
-        return span is None or isnan(starts[video_id]) or span == (starts[video_id], ends[video_id])
+        return span is None or isnan(spans[video_id][0]) or list(span) == spans[video_id]
 
     try:
         for member in read_members(archive, wanted):
@@ -363,6 +364,11 @@ def archive_videos(
                 yield SourceVideo(member.video_id, member.data)
     except ArchiveError as error:
         raise ArchiveError(f"{error}; `v4d download` brings it anew where the file is deleted") from error
+
+
+def labels_of(tables: Mapping[str, "pandas.DataFrame"]) -> list[str]:
+    """The labels of all splits in alphabetical order."""
+    return sorted({label for table in tables.values() for label in table["label"]})
 
 
 def limited(table: "pandas.DataFrame", limit: int | None) -> "pandas.DataFrame":

@@ -15,6 +15,7 @@ from v4d.config.fields import List, Number
 from v4d.datasets import kinetics_versions as versions
 from v4d.datasets.base import Annotations, DataSource, Published, Requirement, SourceVideo
 from v4d.datasets.kinetics_versions import DEFAULT, VERSIONS, YOUTUBE
+from v4d.datasets.lockfile import LockFile, verify_archives
 from v4d.errors import V4DError
 from v4d.utils.cost import StageCost, total_cost
 
@@ -56,10 +57,7 @@ class KineticsOptions(SourceOptions):
         changes="nothing",
     )
     mini_sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] | None = key(
-        {
-            "train": "0441a381a00524a4577c2a94bff3bc5cf47624d19d1026909e192afa0dabb541",
-            "val": "a60dfc6ff61092accb522f17e989b58a5790a6e41f8a6ea698e59a714a3168f1",
-        },
+        dict(VERSIONS[DEFAULT].subsets["mini200"].lists),
         "sha256 of the Mini-Kinetics lists by split; null skips the check.",
     )
     parts: dict[str, Annotated[int, Field(ge=1)]] = key(
@@ -121,18 +119,9 @@ class KineticsOptions(SourceOptions):
         """The parts of a split that the public archives hold."""
         return [f"part_{n}" for n in range(self.parts[split])]
 
-    def part_names(self, split: str) -> list[str]:
-        """The parts of a split: those of the public archives, and `youtube` where that is on."""
-        return self.archive_names(split) + ([YOUTUBE] if self.youtube else [])
-
     def given_up(self, split: str, part: str) -> bool:
         """Whether the user does without the rest of a part."""
         return f"{split}/{part}" in self.give_up
-
-    def missing_reason(self, split: str) -> str:
-        """Why an annotated video may be nowhere: no list says which archive should have held it."""
-        names = [f"{split}/{part}" for part in self.part_names(split) if self.given_up(split, part)]
-        return f"in no archive (given up: {', '.join(names)})" if names else "in no archive"
 
 
 class Kinetics(DataSource):
@@ -153,7 +142,7 @@ class Kinetics(DataSource):
 
     def parts(self, split: str) -> list[str]:
         """A part is a public archive; `youtube` is what none of them holds."""
-        return self.options.part_names(split)
+        return self.options.archive_names(split) + ([YOUTUBE] if self.options.youtube else [])
 
     def annotation_settings(self) -> dict[str, Any]:
         """One more split changes no other, nor do addresses.
@@ -213,8 +202,6 @@ class Kinetics(DataSource):
 
         In the place of an archive that is given up lies an empty one.
         """
-        from v4d.datasets.lockfile import verify_archives
-
         given = (name.split("/") for name in self.options.give_up)
         empty = [self.paths.archive(split, part) for split, part in given if part != YOUTUBE]
         return verify_archives(self.paths, empty)
@@ -234,7 +221,7 @@ class Kinetics(DataSource):
         from v4d.datasets import kinetics_archives, youtube
 
         if part == YOUTUBE:
-            return youtube.youtube_videos(self.dataset, split, expected)
+            return youtube.youtube_videos(self.dataset, split, expected, self.missing_reason(split))
         return kinetics_archives.archived_videos(self.dataset, split, part, expected)
 
     def max_bad_share(self, split: str, part: str) -> float:
@@ -242,8 +229,9 @@ class Kinetics(DataSource):
         return 1.0 if part == YOUTUBE else self.dataset.max_bad_share
 
     def missing_reason(self, split: str) -> str:
-        """Why an annotated video may be nowhere."""
-        return self.options.missing_reason(split)
+        """Why an annotated video may be nowhere: no list says which archive should have held it."""
+        names = [f"{split}/{part}" for part in self.parts(split) if self.options.given_up(split, part)]
+        return f"in no archive (given up: {', '.join(names)})" if names else "in no archive"
 
     def in_archives(self, manifest: "pandas.DataFrame") -> "pandas.Series[int]":
         """Videos by split that the archives hold in any state."""
@@ -286,8 +274,6 @@ class Kinetics(DataSource):
 
     def archive_cost(self, videos: int) -> StageCost:
         """Archives of the average size, or of the size of those that have come."""
-        from v4d.datasets.lockfile import LockFile
-
         options, public, splits = self.options, self.options.whole, self.dataset.splits
         parts = [(split, part) for split in splits for part in options.archive_names(split)]
         count = sum(not options.given_up(*part) for part in parts)
@@ -298,14 +284,10 @@ class Kinetics(DataSource):
         download = count * size + extra
         so_far = total_cost(self.paths.costs("archives"))
         cpu = so_far.cpu_seconds / (so_far.bytes / 1e9) if so_far.bytes else ARCHIVE_CPU
-        kept = options.keep_archives
-        return StageCost(
-            download,
-            disk=download if kept else extra,
-            passing=0.0 if kept else min(count, ARCHIVES_AT_ONCE) * size,
-            cpu_seconds=cpu * download / 1e9,
-            basis=f"measured, {len(sizes)} archives" if sizes else "averages",
-        )
+        at_once = min(count, ARCHIVES_AT_ONCE) * size
+        disk, passing = (download, 0.0) if options.keep_archives else (extra, at_once)
+        basis = f"measured, {len(sizes)} archives" if sizes else "averages"
+        return StageCost(download, disk, passing, cpu * download / 1e9, basis)
 
     def requirements(self) -> Iterator[Requirement]:
         """What the second source of videos needs, where it is on."""

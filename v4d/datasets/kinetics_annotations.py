@@ -5,6 +5,7 @@
 """
 
 import csv
+import functools
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas
 
 from v4d.config import DatasetConfig
-from v4d.datasets.base import COLUMNS, Annotations
+from v4d.datasets.base import Annotations, labels_of
 from v4d.datasets.download.fetch import Check, fetch
 from v4d.datasets.download.http import RetryPolicy
 from v4d.datasets.kinetics_archives import address
@@ -43,22 +44,21 @@ def kinetics_annotations(dataset: DatasetConfig, patience: RetryPolicy = QUICK) 
     tables = {}
     for split in dataset.splits:
         url = address(dataset, "annotations", f"{split}.csv")
-        path = _download(dataset, url, f"{split}.csv", patience, _read_csv)
-        tables[split] = _once(_read_csv(path), split)
-    classes = _labels(tables)
+        table = _read_csv(_download(dataset, url, f"{split}.csv", patience, _read_csv))
+        before = "rows of ids that were annotated before"
+        tables[split] = _without(table, table["video_id"].duplicated(), split, before)
+    classes = labels_of(tables)
     _check_classes(classes, options.class_count, whole)
     if taken is not whole:
         tables = {split: _subset(dataset, split, table, patience) for split, table in tables.items()}
-        classes = _labels(tables)
+        classes = labels_of(tables)
         if options.class_count == whole.classes and len(classes) != taken.classes:
             raise V4DError(f"{taken.title} has {len(classes)} classes by these annotations and lists")
-    tables = _separated(tables)
-    index = {name: number for number, name in enumerate(classes)}
-    return Annotations(classes, {split: _layout(table, split, index) for split, table in tables.items()})
-
-
-def _labels(tables: dict[str, pandas.DataFrame]) -> list[str]:
-    return sorted({label for table in tables.values() for label in table["label"]})
+    if "train" in tables:  # nothing may be trained and tested on
+        train, tested = tables["train"], [table for split, table in tables.items() if split != "train"]
+        shared = train["video_id"].isin({name for table in tested for name in table["video_id"]})
+        tables["train"] = _without(train, shared, "train", "ids that are in another split as well")
+    return Annotations.indexed(classes, tables)
 
 
 def _download(dataset: DatasetConfig, url: str, name: str, patience: RetryPolicy, check: Check) -> Path:
@@ -67,18 +67,13 @@ def _download(dataset: DatasetConfig, url: str, name: str, patience: RetryPolicy
     lock = LockFile(dataset.paths.lock)
     entry = lock.get(f"annotations/{name}")
     if entry is None or entry.url != url or not path.exists() or file_sha256(path) != entry.sha256:
-        fetch(
-            url,
-            path,
-            patience=patience,
-            check=check,
-            accept=lambda new: lock.record(f"annotations/{name}", new),
-        )
+        accept = functools.partial(lock.record, f"annotations/{name}")
+        fetch(url, path, patience=patience, check=check, accept=accept)
     return path
 
 
 def _read_csv(path: Path) -> pandas.DataFrame:
-    """A table of the columns label, youtube_id, time_start, time_end, all rows.
+    """The label, id and span of all rows; no list says which archive holds a video, so `part` is unknown.
 
     Read as text: an id can look like a number (`1e5-...`) or like a missing value.
     """
@@ -97,7 +92,8 @@ def _read_csv(path: Path) -> pandas.DataFrame:
         raise V4DError(f"{path} is no CSV: {error}") from error
     if not rows:
         raise V4DError(f"{path} holds no videos")
-    return pandas.DataFrame(rows, columns=["label", "video_id", "time_start", "time_end"])
+    table = pandas.DataFrame(rows, columns=["label", "video_id", "time_start", "time_end"])
+    return table.assign(part="", path="")
 
 
 def _parse_row(row: dict[str, str], where: str) -> tuple[str, str, float, float]:
@@ -112,25 +108,12 @@ def _parse_row(row: dict[str, str], where: str) -> tuple[str, str, float, float]
         raise V4DError(f"{where}: time_start and time_end are no numbers") from error
 
 
-def _once(table: pandas.DataFrame, split: str) -> pandas.DataFrame:
-    twice = table["video_id"].duplicated()
-    if twice.any():
-        first = table.loc[twice, "video_id"].iloc[0]
-        _say(f"{split}: {twice.sum()} rows of ids that were annotated before are left out, e.g. {first}")
-    return table[~twice]
-
-
-def _separated(tables: dict[str, pandas.DataFrame]) -> dict[str, pandas.DataFrame]:
-    """Take ids of other splits out of the training split: nothing may be trained and tested on."""
-    if "train" not in tables:
-        return tables
-    train = tables["train"]
-    others = {name for split, table in tables.items() if split != "train" for name in table["video_id"]}
-    shared = train["video_id"].isin(others)
-    if shared.any():
-        first = train.loc[shared, "video_id"].iloc[0]
-        _say(f"train: {shared.sum()} ids that are in another split as well are left out, e.g. {first}")
-    return tables | {"train": train[~shared]}
+def _without(table: pandas.DataFrame, odd: "pandas.Series[bool]", split: str, what: str) -> pandas.DataFrame:
+    """The table without its odd rows, which are said on stderr."""
+    if odd.any():
+        first = table.loc[odd, "video_id"].iloc[0]
+        _say(f"{split}: {odd.sum()} {what} are left out, e.g. {first}")
+    return table[~odd]
 
 
 def _check_classes(classes: list[str], count: int | None, whole: Version) -> None:
@@ -170,13 +153,6 @@ def _subset(
     if absent:
         _say(f"{split}: {absent} of the {len(ids)} ids in {name} are not annotated, and left out")
     return chosen
-
-
-def _layout(table: pandas.DataFrame, split: str, index: dict[str, int]) -> pandas.DataFrame:
-    """The annotations' columns; no list says which archive holds a video, so `part` is unknown."""
-    numbers = table["label"].map(index)
-    table = table.assign(class_index=numbers, split=split, part="", path="")
-    return table[list(COLUMNS)].reset_index(drop=True)
 
 
 def _say(text: str) -> None:

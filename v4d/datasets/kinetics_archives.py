@@ -5,12 +5,14 @@
 {base_url}/{version}/replacement_for_corrupted_k{version}.tgz   for corrupted training videos
 """
 
+import functools
 import sys
 import tarfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas
 
 from v4d.config import DatasetConfig
 from v4d.datasets.archives import check_archive
@@ -24,9 +26,6 @@ from v4d.errors import V4DError
 from v4d.utils.cost import measured
 from v4d.utils.files import atomic_path, exclusive
 from v4d.utils.text import some_of
-
-if TYPE_CHECKING:
-    import pandas
 
 PATIENCE = RetryPolicy()
 
@@ -94,7 +93,7 @@ def download_replacements(
 
 
 def archived_videos(
-    dataset: DatasetConfig, split: str, part: str, expected: "pandas.DataFrame"
+    dataset: DatasetConfig, split: str, part: str, expected: pandas.DataFrame
 ) -> Iterator[SourceVideo]:
     """The videos of an archive, corrupted ones replaced.
 
@@ -118,15 +117,9 @@ def _download(dataset: DatasetConfig, url: str, path: Path, patience: RetryPolic
     lock, name = LockFile(dataset.paths.lock), f"{path.parent.name}/{path.name}"
     if path.exists() and _adopted(lock, name, path, url):
         return
-    fetch(
-        url,
-        path,
-        connections=dataset.options.connections,
-        rate_limit=dataset.options.rate_limit,
-        patience=patience,
-        check=check_archive,
-        accept=lambda entry: lock.record(name, entry),
-    )
+    options, accept = dataset.options, functools.partial(lock.record, name)
+    limits = {"connections": options.connections, "rate_limit": options.rate_limit}
+    fetch(url, path, **limits, patience=patience, check=check_archive, accept=accept)
 
 
 def _adopted(lock: LockFile, name: str, path: Path, url: str) -> bool:
@@ -166,8 +159,8 @@ def _check_list(dataset: DatasetConfig, split: str) -> None:
     unknown = set() if dataset.limit is not None else listed - expected
     gone, new = (sorted(names, key=lambda name: (len(name), name)) for names in (missed - listed, unknown))
     if gone or new:
-        changes = [f"{len(gone)} are not there any more ({some_of(gone)})"] if gone else []
-        changes += [f"{len(new)} are new ({some_of(new)})"] if new else []
+        odd = {"not there any more": gone, "new": new}
+        changes = [f"{len(names)} are {what} ({some_of(names)})" for what, names in odd.items() if names]
         raise V4DError(
             f"the archives of {split} have changed: {url} lists {len(listed)}, "
             f"dataset.kinetics.parts.{split} is {len(expected)}: {' and '.join(changes)}"

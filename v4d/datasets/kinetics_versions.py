@@ -1,8 +1,9 @@
 """The versions of Kinetics that are known, by facts/kinetics_versions.json: another one is an entry there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from v4d.utils.files import read_json
 
@@ -24,6 +25,8 @@ class Edition:
     splits: list[str]
     outputs: str
     """File of facts/ with the class names in the order of a released model's outputs."""
+    lists: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """sha256 of the lists of a subset's ids, by split."""
 
     def released_classes(self) -> list[str]:
         """The class names in the order of a released model's outputs."""
@@ -52,11 +55,7 @@ class Version(Edition):
         return self.size / sum(self.parts.values())
 
 
-def _version(subsets: dict[str, dict[str, Any]], **facts: Any) -> Version:
-    return Version(**facts, subsets={name: Edition(**subset) for name, subset in subsets.items()})
-
-
-VERSIONS = {name: _version(**facts) for name, facts in read_json(FACTS / "kinetics_versions.json").items()}
+VERSIONS = TypeAdapter(dict[str, Version]).validate_python(read_json(FACTS / "kinetics_versions.json"))
 DEFAULT = "400"
 
 

@@ -51,20 +51,6 @@ class LockFile:
         """What is locked under a name, if anything."""
         return self.entries().get(name)
 
-    def check(self, name: str, size: int, sha256: str) -> None:
-        """Hold a file against its entry, if it has one.
-
-        Raises:
-            V4DError: it is another file than the one that was locked.
-        """
-        entry = self.get(name)
-        if entry is not None and (entry.size, entry.sha256) != (size, sha256):
-            raise V4DError(
-                f"{name} is not what it was: {self.path} holds {entry.size} bytes, sha256 "
-                f"{entry.sha256[:12]}..., now it is {size} bytes, {sha256[:12]}...; delete its entry there "
-                f"to accept the new one"
-            )
-
     def record_file(self, name: str, path: Path, url: str = "", *, replace: bool = False) -> None:
         """`record` a file as it is on disk."""
         digests = digest(path)
@@ -74,15 +60,20 @@ class LockFile:
         """Write an entry, or hold a file against the one that is there unless it may be replaced.
 
         Raises:
-            V4DError: as `check`.
+            V4DError: it is another file than the one that was locked.
         """
         with exclusive(self.path):
-            if not replace:
-                self.check(name, entry.size, entry.sha256)
             entries = self.entries()
-            if replace or name not in entries:
+            known = None if replace else entries.get(name)
+            if known is None:
                 entries[name] = entry
                 write_json(self.path, {key: asdict(entries[key]) for key in sorted(entries)})
+            elif (known.size, known.sha256) != (entry.size, entry.sha256):
+                raise V4DError(
+                    f"{name} is not what it was: {self.path} holds {known.size} bytes, sha256 "
+                    f"{known.sha256[:12]}..., now it is {entry.size} bytes, {entry.sha256[:12]}...; delete "
+                    f"its entry there to accept the new one"
+                )
 
 
 def verify_archives(paths: DatasetPaths, unlocked: Collection[Path] = ()) -> list[str]:
@@ -106,8 +97,7 @@ def verify_archives(paths: DatasetPaths, unlocked: Collection[Path] = ()) -> lis
         entry = entries.get(name)
         if entry is None:
             problems.append(f"{path}: not in {lock.path}")
-            continue
-        if path.stat().st_size != entry.size:
+        elif path.stat().st_size != entry.size:
             problems.append(f"{path}: {path.stat().st_size} bytes, {entry.size} were locked")
         elif file_sha256(path) != entry.sha256:
             problems.append(f"{path}: its sha256 is not the locked one")

@@ -5,11 +5,11 @@ facts/published_results.csv  a row a model on a data set
 """
 
 from collections.abc import Iterable
-from importlib import resources
+from pathlib import Path
 
 import pandas
 
-FACTS = resources.files("v4d.datasets") / "facts"
+FACTS = Path(__file__).parent / "facts"
 
 
 def published_counts(name: str, splits: Iterable[str]) -> pandas.DataFrame:
@@ -18,7 +18,7 @@ def published_counts(name: str, splits: Iterable[str]) -> pandas.DataFrame:
     Args:
         name: the set's name in the file.
     """
-    table = _read("published_counts.csv")
+    table = pandas.read_csv(FACTS / "published_counts.csv")
     table = table[table["set"] == name].set_index("split")
     columns = ["annotated", "in_archives", "authors_copy"]
     return table.loc[[split for split in splits if split in table.index], columns].astype("Int64")
@@ -26,10 +26,5 @@ def published_counts(name: str, splits: Iterable[str]) -> pandas.DataFrame:
 
 def published_results(dataset: str | None) -> pandas.DataFrame:
     """The published rows of one data set, never of two; none for None."""
-    table = _read("published_results.csv")
+    table = pandas.read_csv(FACTS / "published_results.csv")
     return table[table["dataset"] == dataset].reset_index(drop=True)
-
-
-def _read(name: str) -> pandas.DataFrame:
-    with (FACTS / name).open(encoding="utf-8") as file:
-        return pandas.read_csv(file)

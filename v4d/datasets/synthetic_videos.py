@@ -6,10 +6,8 @@ motion at most and cannot tell the class; units together, in their order, can. S
 size, background, noise and the moments of change vary. A video depends on the seed and its own id only.
 """
 
-import gzip
 import hashlib
 import os
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from v4d.datasets.archives import add_member
+from v4d.datasets.archives import add_member, new_archive
 from v4d.errors import V4DError
 from v4d.utils.ffmpeg import ffmpeg_binary
-from v4d.utils.files import atomic_path
 from v4d.utils.progress import progress
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -56,14 +53,7 @@ def write_archive(
     def render(member: tuple[str, str]) -> tuple[str, bytes]:
         return member[0], encode(draw_scene(*member, size=size, rest_frames=rest_frames, seed=seed))
 
-    with (
-        atomic_path(path) as temporary,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        temporary.open("wb") as file,
-        # No name and no time in gzip's header, nor in the members': the same seed gives the same bytes.
-        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w") as archive,
-    ):
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, new_archive(path, 1) as archive:
         videos = pool.map(render, members)
         for video_id, video in progress(videos, total=len(members), what=what, unit="videos"):
             add_member(archive, f"{video_id}.mp4", video)
@@ -83,16 +73,9 @@ def draw_scene(video_id: str, name: str, *, size: int, rest_frames: int, seed: i
     radius = size * rng.uniform(0.12, 0.19)
     path = _path(rng, name, size, rest_frames)
     background = _background(rng, size)
-    return Scene(
-        fps=int(rng.choice([25, 30])),
-        num_frames=len(path),
-        path=path,
-        shape=str(rng.choice(SHAPES)),
-        radius=radius,
-        color=_contrasting(rng, background.mean(axis=(0, 1))),
-        background=background,
-        noise=rng.uniform(2, 8),
-    )
+    fps, shape = int(rng.choice([25, 30])), str(rng.choice(SHAPES))
+    color = _contrasting(rng, background.mean(axis=(0, 1)))
+    return Scene(fps, len(path), path, shape, radius, color, background, noise=rng.uniform(2, 8))
 
 
 def _path(rng: np.random.Generator, name: str, size: int, rest: int) -> np.ndarray:
@@ -175,29 +158,23 @@ def encode(scene: Scene) -> bytes:
     size = len(scene.background)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "video.mp4"
-        video = ffmpeg.input(
-            "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{size}x{size}", framerate=scene.fps
-        )
-        seconds = scene.num_frames / scene.fps
-        audio = ffmpeg.input("anoisesrc=amplitude=0.05:seed=1", format="lavfi", t=seconds)
-        output = ffmpeg.output(
-            video,
-            audio,
-            str(target),
-            vcodec="libx264",
-            preset="veryfast",
-            crf=20,
-            g=250,
-            bf=2,
-            pix_fmt="yuv420p",
-            acodec="aac",
-            audio_bitrate="32k",
-            threads=1,
-            **{"flags": "+bitexact", "fflags": "+bitexact", "map_metadata": -1},
-        )
-        raw = b"".join(frame.tobytes() for frame in frames(scene, seed=int(scene.radius * 1e6)))
+        raw = {"format": "rawvideo", "pix_fmt": "rgb24", "s": f"{size}x{size}", "framerate": scene.fps}
+        noise = {"format": "lavfi", "t": scene.num_frames / scene.fps}
+        streams = ffmpeg.input("pipe:", **raw), ffmpeg.input("anoisesrc=amplitude=0.05:seed=1", **noise)
+        video = {
+            "vcodec": "libx264",
+            "preset": "veryfast",
+            "crf": 20,
+            "g": 250,
+            "bf": 2,
+            "pix_fmt": "yuv420p",
+        }
+        audio = {"acodec": "aac", "audio_bitrate": "32k"}
+        exact = {"threads": 1, "flags": "+bitexact", "fflags": "+bitexact", "map_metadata": -1}
+        output = ffmpeg.output(*streams, str(target), **video, **audio, **exact)
+        pixels = b"".join(frame.tobytes() for frame in frames(scene, seed=int(scene.radius * 1e6)))
         try:
-            output.run(cmd=ffmpeg_binary(), input=raw, quiet=True, overwrite_output=True)
+            output.run(cmd=ffmpeg_binary(), input=pixels, quiet=True, overwrite_output=True)
         except ffmpeg.Error as error:
             last = error.stderr.decode(errors="replace").strip().split("\n")[-1]
             raise V4DError(f"ffmpeg could not make a synthetic video: {last}") from error

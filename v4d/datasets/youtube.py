@@ -10,12 +10,10 @@ child, so that it cannot hang the job.
 """
 
 import csv
-import gzip
 import importlib.metadata
 import importlib.util
 import re
 import sys
-import tarfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -25,12 +23,13 @@ from typing import Any
 import pandas
 
 from v4d.config import DatasetConfig
+from v4d.datasets.archives import add_member, new_archive
 from v4d.datasets.base import Requirement, SourceVideo, archive_videos
 from v4d.datasets.kinetics_versions import YOUTUBE
 from v4d.datasets.lockfile import LockFile
 from v4d.errors import V4DError
 from v4d.utils.ffmpeg import Finished, ffmpeg_binary, run_with_deadline
-from v4d.utils.files import atomic_path, exclusive
+from v4d.utils.files import exclusive
 from v4d.utils.progress import progress
 
 REFUSALS = 6
@@ -84,17 +83,22 @@ def missing_videos(dataset: DatasetConfig, split: str) -> pandas.DataFrame:
     return annotated[~annotated["video_id"].isin(usable)]
 
 
-def youtube_videos(dataset: DatasetConfig, split: str, missing: pandas.DataFrame) -> Iterator[SourceVideo]:
-    """The part's videos: those that came, and a reason for each of the others in `missing`."""
-    came = set()
+def youtube_videos(
+    dataset: DatasetConfig, split: str, missing: pandas.DataFrame, why: str
+) -> Iterator[SourceVideo]:
+    """The part's videos: those that came, and a reason for each of the others in `missing`.
+
+    Args:
+        why: they are in no archive.
+    """
+    others = dict.fromkeys(missing["video_id"])
     for video in archive_videos(dataset.paths.archive(split, YOUTUBE), missing):
-        came.add(video.video_id)
+        del others[video.video_id]
         yield video
     reasons = outcomes(dataset, split)
-    for video_id in missing["video_id"]:
-        if video_id not in came:
-            reason = f"{dataset.options.missing_reason(split)}; YouTube: {reasons.get(video_id, 'not asked')}"
-            yield SourceVideo(video_id, None, status="missing", reason=reason)
+    for video_id in others:
+        reason = f"{why}; YouTube: {reasons.get(video_id, 'not asked')}"
+        yield SourceVideo(video_id, None, status="missing", reason=reason)
 
 
 def outcomes(dataset: DatasetConfig, split: str) -> dict[str, str]:
@@ -212,14 +216,7 @@ def _file(folder: Path, row: Any) -> Path:
 
 def _pack(folder: Path, target: Path) -> None:
     """Stored, not compressed: the videos are compressed already."""
-    with (
-        atomic_path(target) as temporary,
-        gzip.GzipFile(temporary, "wb", compresslevel=0, mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w") as archive,
-    ):
+    with new_archive(target, compresslevel=0) as archive:
         for path in sorted(folder.glob("*.mp4")):
             if not path.name.startswith("."):
-                info = tarfile.TarInfo(path.name)
-                info.size = path.stat().st_size
-                with path.open("rb") as file:
-                    archive.addfile(info, file)
+                add_member(archive, path.name, path.read_bytes())
