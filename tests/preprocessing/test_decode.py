@@ -205,10 +205,10 @@ def test_a_file_without_pictures(tmp_path):
 
 def test_names_of_decoders_carry_their_versions():
     for settings, name in ((SETTINGS, "PyAV"), (SETTINGS.replace(decoder="decord"), "decord")):
-        decoder, encoder = decoder_names(settings)
-        assert decoder.startswith(name)
-        assert any(c.isdigit() for c in decoder)
-        assert encoder.startswith("simplejpeg")
+        names = decoder_names(settings)
+        assert names["decoder"].startswith(name)
+        assert any(c.isdigit() for c in names["decoder"])
+        assert names["encoder"].startswith("simplejpeg")
 
 
 # Child processes

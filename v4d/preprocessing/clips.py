@@ -147,6 +147,4 @@ def _row(annotation: pandas.Series, part: str, clip: Clip, replaced: bool) -> di
     if clip.status == "ok" and clip.seconds < SHORTER * span:
         shorter = f"{clip.seconds:.1f} s of {span:.1f} s annotated"
         values["warning"] = " | ".join(filter(None, [clip.warning, shorter]))
-    for name in ("video_id", "label", "class_index", "split"):
-        values[name] = annotation[name]
-    return values
+    return values | {name: annotation[name] for name in ("video_id", "label", "class_index", "split")}

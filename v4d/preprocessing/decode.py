@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 import simplejpeg
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from v4d.config import FramesConfig, frame_size
@@ -83,13 +81,14 @@ def target_size(width: int, height: int, size: str | int | None) -> tuple[int, i
     return (longer, wanted) if width >= height else (wanted, longer)
 
 
-def decoder_names(settings: FramesConfig) -> tuple[str, str]:
-    """Decoder and encoder with their versions, for the header of a shard.
+def decoder_names(settings: FramesConfig) -> dict[str, Any]:
+    """`decoder` and `encoder` with their versions, for the header of a shard.
 
     Raises:
         V4DError: the decoder is not installed.
     """
-    return DECODERS[settings.decoder].version(), f"simplejpeg {simplejpeg.__version__}"
+    version = DECODERS[settings.decoder].version()
+    return {"decoder": version, "encoder": f"simplejpeg {simplejpeg.__version__}"}
 
 
 class BadClipError(Exception):
@@ -130,12 +129,12 @@ def _pyav_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[InputContainer]:
+def _opened(data: bytes) -> Iterator[av.container.InputContainer]:
     try:
         # Titles are in whatever encoding; PyAV raises by default where it is not UTF-8.
         with av.open(io.BytesIO(data), "r", metadata_errors="replace") as container:
             yield container
-    except av.error.FFmpegError as error:
+    except av.FFmpegError as error:
         raise BadClipError(error.strerror or str(error)) from error
 
 
@@ -145,15 +144,8 @@ def _encode(frame: av.VideoFrame, scaler: VideoReformatter, size: tuple[int, int
     One scaler for all frames and no threads in it: `frame.reformat` builds a new one each time, at five times
     the cost. Of the cheap filters AREA is the nearest to ffmpeg's exact RGB (bt709 needs one at any size).
     """
-    frame = scaler.reformat(
-        frame,
-        *size,
-        format="yuvj420p",
-        dst_colorspace="ITU601",  # type: ignore[arg-type]  # names are taken as well
-        dst_color_range="JPEG",
-        interpolation="AREA",
-        threads=1,
-    )
+    jpeg: dict[str, Any] = {"format": "yuvj420p", "dst_colorspace": "ITU601", "dst_color_range": "JPEG"}
+    frame = scaler.reformat(frame, *size, **jpeg, interpolation="AREA", threads=1)
     planes = (
         np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
         for plane in frame.planes
@@ -173,27 +165,21 @@ def _decord_frames(data: bytes, settings: FramesConfig) -> DecodedClip:
     import decord
 
     try:
-        return _read_by_decord(decord.VideoReader, data, settings)
+        reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+        shown = _shown_packets(data)
+        if len(reader) > shown:
+            raise BadClipError(f"decord counts {len(reader)} frames where there are {shown}: take pyav")
+        height, width = reader[0].shape[:2]
+        size = target_size(width, height, settings.size)
+        if size != (width, height):
+            reader = decord.VideoReader(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
+        jpegs = [
+            simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420")
+            for image in _decord_images(reader, settings.stride)
+        ]
+        return DecodedClip("ok", "", jpegs, len(reader), float(reader.get_avg_fps()), size, (width, height))
     except (RuntimeError, decord.DECORDError) as error:  # the latter is no RuntimeError
         raise BadClipError(str(error).strip().splitlines()[0]) from error
-
-
-def _read_by_decord(open_video: Any, data: bytes, settings: FramesConfig) -> DecodedClip:
-    reader = open_video(io.BytesIO(data), num_threads=1)
-    shown = _shown_packets(data)
-    if len(reader) > shown:
-        return DecodedClip(
-            "corrupt", f"decord counts {len(reader)} frames where there are {shown}: take pyav"
-        )
-    height, width = reader[0].shape[:2]
-    size = target_size(width, height, settings.size)
-    if size != (width, height):
-        reader = open_video(io.BytesIO(data), num_threads=1, width=size[0], height=size[1])
-    clip = DecodedClip(fps=float(reader.get_avg_fps()), size=size, source_size=(width, height))
-    for image in _decord_images(reader, settings.stride):
-        clip.jpegs.append(simplejpeg.encode_jpeg(image, quality=settings.quality, colorsubsampling="420"))
-    clip.num_frames = len(reader)
-    return clip
 
 
 def _shown_packets(data: bytes) -> int:

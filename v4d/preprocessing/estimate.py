@@ -5,6 +5,8 @@ with where they come from; as soon as jobs of this data set have run on this mac
 takes their place (`basis` says which).
 """
 
+from pathlib import Path
+
 import pandas
 
 from v4d.config import ClipsConfig, Config, DatasetConfig, FramesConfig, frame_size
@@ -19,17 +21,8 @@ CLIP_CPU = 0.65
 """CPU seconds to transcode 10 s of 640x360 to that: benchmarks/clips.py, one core of an AMD EPYC."""
 CLIP_FIXED = 0.38
 """Share of it that does not depend on the clip's size (decoding); the rest goes with its pixels."""
-PRESET_CPU = {
-    "ultrafast": 0.58,
-    "superfast": 0.8,
-    "veryfast": 1.0,
-    "faster": 1.46,
-    "fast": 1.82,
-    "medium": 2.07,
-    "slow": 3.2,
-}
-PRESET_BYTES = {"ultrafast": 2.75, "superfast": 1.45, "veryfast": 1.0}
-"""Against veryfast, on the same footage; slower ones are 1.05 to 1.07."""
+PRESETS = pandas.read_csv(Path(__file__).parent / "facts" / "x264_presets.csv", index_col="preset")
+"""CPU time and bytes of x264's presets against veryfast, on the same footage; measured."""
 JPEG_BYTES = {80: 14.9e3, 85: 17.3e3, 90: 21.5e3, 95: 30.5e3}
 """A frame of 320x256, 4:2:0, by quality: measured."""
 LMDB_OVERHEAD = 1.107
@@ -53,19 +46,13 @@ def estimate(config: Config) -> pandas.DataFrame:
         "clips": _clips(dataset, config.clips, videos, seconds),
         "frames": _frames(dataset, config.frames, config.clips, videos, seconds),
     }
-    rows = [
-        {
-            "stage": name,
-            "videos": videos,
-            "download_gb": cost.download / 1e9,
-            "disk_gb": cost.disk / 1e9,
-            "passing_gb": cost.passing / 1e9,
-            "cpu_hours": cost.cpu_seconds / 3600,
-            "basis": cost.basis,
-        }
-        for name, cost in stages.items()
-    ]
-    return pandas.DataFrame(rows).set_index("stage")
+    table = pandas.DataFrame([vars(cost) for cost in stages.values()], pandas.Index(stages, name="stage"))
+    table.insert(0, "videos", videos)
+    for name in ("download", "disk", "passing"):
+        table[name] /= 1e9
+    table["cpu_seconds"] /= 3600
+    gigabytes = {name: f"{name}_gb" for name in ("download", "disk", "passing")}
+    return table.rename(columns={**gigabytes, "cpu_seconds": "cpu_hours"})
 
 
 def summary(table: pandas.DataFrame, *, cores: int, free: float) -> list[str]:
@@ -98,9 +85,9 @@ def count_videos(source: DataSource) -> int:
 def _clips(dataset: DatasetConfig, settings: ClipsConfig, videos: int, seconds: float) -> StageCost:
     pixels = _pixels(settings.size) / PIXELS
     length = seconds / SECONDS
-    cpu = CLIP_CPU * length * (CLIP_FIXED + (1 - CLIP_FIXED) * pixels * PRESET_CPU[settings.preset])
-    size = CLIP_BYTES * length * pixels**0.7 * 2 ** ((18 - settings.crf) / 6)
-    size *= PRESET_BYTES.get(settings.preset, 1.06)
+    preset = PRESETS.loc[settings.preset]
+    cpu = CLIP_CPU * length * (CLIP_FIXED + (1 - CLIP_FIXED) * pixels * preset["cpu"])
+    size = CLIP_BYTES * length * pixels**0.7 * 2 ** ((18 - settings.crf) / 6) * preset["bytes"]
     ledgers = _ledgers(dataset, "clips")
     cost = total_cost(dataset.paths.costs("clips"))
     if len(ledgers):

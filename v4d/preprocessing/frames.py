@@ -6,9 +6,10 @@ them than `max_bad_share` point at something else (a disk, a decoder), and fail 
 
 import functools
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet
 
 from v4d.config import DatasetConfig, FramesConfig, frame_size
 from v4d.data.shard_writer import ShardHeader, ShardWriter
@@ -40,8 +41,6 @@ def extract_part(
         V4DError: an input cannot be read, more than `dataset.max_bad_share` of the clips are bad, the disk is
             full, or another process is writing the shard.
     """
-    import pyarrow.parquet as pq
-
     tar, name = dataset.paths.clips(split, part), f"{split}/{part}"
     table = read_ledger(dataset.paths.clips_ledger(split, part))
     rows = table.to_pylist()
@@ -52,13 +51,18 @@ def extract_part(
             row.update(status="missing", reason=f"no clip in {tar.name}", **_NOTHING)
     present = [row for row in good if row["status"] == "ok"]
     with ShardWriter(dataset.paths.shard(split, part), _header(settings)) as writer:
-        outcomes = _decode(present, members, settings, threads)
+        outcomes = run_in_children(
+            functools.partial(decode_clip, settings=settings),
+            (members[row["video_id"]] for row in present),
+            processes=max(1, min(threads, len(present))),
+            deadline=settings.timeout,
+        )
         shown = progress(outcomes, total=len(present), what=name, unit="clips")
         for row, outcome in zip(present, shown, strict=True):
             _take(row, outcome, writer)
         check_bad_share(name, good, dataset.max_bad_share)
     with atomic_path(dataset.paths.frames_ledger(split, part)) as temporary:
-        pq.write_table(table.from_pylist(rows, schema=table.schema), temporary)
+        pyarrow.parquet.write_table(table.from_pylist(rows, schema=table.schema), temporary)
     return status_counts(row["status"] for row in rows)
 
 
@@ -78,17 +82,6 @@ def tar_members(path: Path) -> dict[str, ClipBytes]:
             }
     except (OSError, tarfile.TarError) as error:
         raise V4DError(f"cannot read clips {path}: {error}") from error
-
-
-def _decode(
-    rows: list[Row], members: dict[str, ClipBytes], settings: FramesConfig, threads: int
-) -> Iterator[TaskResult]:
-    return run_in_children(
-        functools.partial(decode_clip, settings=settings),
-        (members[row["video_id"]] for row in rows),
-        processes=max(1, min(threads, len(rows))),
-        deadline=settings.timeout,
-    )
 
 
 def _take(row: Row, outcome: TaskResult, writer: ShardWriter) -> None:
@@ -112,12 +105,6 @@ def _take(row: Row, outcome: TaskResult, writer: ShardWriter) -> None:
 
 
 def _header(settings: FramesConfig) -> ShardHeader:
-    decoder, encoder = decoder_names(settings)
     size = frame_size(settings.size) if settings.size is not None else None
-    return ShardHeader(
-        size=size if isinstance(size, tuple) else None,
-        quality=settings.quality,
-        stride=settings.stride,
-        decoder=decoder,
-        encoder=encoder,
-    )
+    fixed = size if isinstance(size, tuple) else None
+    return ShardHeader(fixed, settings.quality, stride=settings.stride, **decoder_names(settings))

@@ -7,13 +7,12 @@ data/<dataset>/frames/<split>/<part>.parquet  the same rows, with what the frame
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow.parquet
 
 from v4d.errors import V4DError
 from v4d.utils.text import some_of
-
-if TYPE_CHECKING:
-    import pyarrow
 
 LEDGER_COLUMNS = {
     "video_id": "str",
@@ -37,7 +36,7 @@ LEDGER_COLUMNS = {
 }
 
 
-def read_ledger(path: Path, what: str = "ledger") -> "pyarrow.Table":
+def read_ledger(path: Path, what: str = "ledger") -> pyarrow.Table:
     """A ledger with every column that it has, and their types as they were written.
 
     Args:
@@ -46,9 +45,6 @@ def read_ledger(path: Path, what: str = "ledger") -> "pyarrow.Table":
     Raises:
         V4DError: the file is not there, or damaged.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         return pyarrow.parquet.read_table(path)
     except FileNotFoundError as error:

@@ -92,13 +92,10 @@ def _split_manifest(source: DataSource, split: str) -> pandas.DataFrame:
     found = found.sort_values("status", key=lambda s: s != "ok", kind="stable").drop_duplicates("video_id")
     columns = [name for name in found.columns if name not in ("label", "class_index", "split")]
     table = annotated.drop(columns="part").merge(found[columns], on="video_id", how="left", validate="1:1")
-    absent = table["status"].isna()
-    table.loc[absent, "status"] = "missing"
-    table.loc[absent, "reason"] = source.missing_reason(split)
-    table["part"] = table["part"].fillna("")
-    table["reason"] = table["reason"].fillna("")
-    for name in ("num_frames", "width", "height", "bytes"):
-        table[name] = table[name].fillna(0).astype("int64")
+    table.loc[table["status"].isna(), "reason"] = source.missing_reason(split)
+    zeros = dict.fromkeys(("num_frames", "width", "height", "bytes"), 0)
+    table = table.fillna({"status": "missing", "part": "", "reason": "", **zeros})
+    table = table.astype(dict.fromkeys(zeros, "int64"))
     extra = [name for name in table.columns if name not in MANIFEST_COLUMNS]
     return table[MANIFEST_COLUMNS + extra]
 

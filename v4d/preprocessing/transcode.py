@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import av
 
 from v4d.config import ClipsConfig, frame_size
 from v4d.errors import V4DError
@@ -83,9 +86,8 @@ def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
     limit = 4 * int(settings.timeout) + 4
     binary = [ffmpeg_binary(), "-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
     options = {"timelimit": limit, "filter_complex_threads": 1, "threads": 1}
-    video = ffmpeg.input(source, **options, protocol_whitelist="file", format_whitelist=CONTAINERS)[
-        "V"
-    ]  # V, not v: an attached picture is no video
+    allowed = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    video = ffmpeg.input(source, **options, **allowed)["V"]  # V, not v: an attached picture is no video
     if settings.fps is not None:
         video = video.filter("fps", fps=settings.fps)
     width, height = _scale(settings.size)
@@ -94,20 +96,13 @@ def clip_command(source: str, target: str, settings: ClipsConfig) -> list[str]:
         .filter("format", "yuv420p")
         .filter("setsar", 1)
     )
-    coding = {
-        "c:v": "libx264",
-        "preset": settings.preset,
-        "crf": settings.crf,
-        "g": settings.gop,
-        "keyint_min": settings.gop,
-        "sc_threshold": 0,
-        "threads": 1,
-    }
+    coding = {"c:v": "libx264", "preset": settings.preset, "crf": settings.crf, "threads": 1}
+    groups = {"g": settings.gop, "keyint_min": settings.gop, "sc_threshold": 0}
     # passthrough, and a time base that is fine enough: frames are neither doubled, dropped nor moved
     timing = {"fps_mode": "passthrough", "enc_time_base": "1:90000"}
     tags = {"colorspace": "smpte170m", "color_range": "tv", "map_metadata": -1, "map_chapters": -1}
-    exact = {"fflags": "+bitexact", "flags": "+bitexact"}
-    result = ffmpeg.output(video, target, format="mp4", **coding, **timing, **tags, **exact, an=None)
+    exact = {"format": "mp4", "fflags": "+bitexact", "flags": "+bitexact"}
+    result = ffmpeg.output(video, target, **coding, **groups, **timing, **tags, **exact, an=None)
     return ffmpeg.compile(result, cmd=binary, overwrite_output=True)
 
 
@@ -128,35 +123,23 @@ def _scale(size: str | int) -> tuple[int | str, int | str]:
 
 def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
     """Read the finished file back: what is in it, and that it decodes."""
-    import av
-
     warning = " | ".join(finished.complaints)
-    if os.fstat(output).st_size == 0:
+    size = os.fstat(output).st_size
+    if size == 0:
         return _failed("corrupt" if warning else "too_short", finished, "no frame came out: ")
     try:
-        frames, seconds, width, height = _read_back(output)
+        found = _read_back(output)
     except (av.FFmpegError, IndexError, ValueError) as error:
         return _failed("corrupt", finished, f"the clip cannot be read back: {error}: ")
+    frames = found["num_frames"]
     if frames < settings.min_frames or frames == 0:
         reason = f"{frames} frames, fewer than {settings.min_frames}"
         return _failed("too_short", finished, reason + (": " if warning else ""))
-    source_width, source_height = _source_size(finished)
-    return Clip(
-        status="ok",
-        data=_content(output),
-        num_frames=frames,
-        fps=round(frames / seconds, 3) if seconds > 0 else 0.0,
-        width=width,
-        height=height,
-        seconds=round(seconds, 3),
-        source_width=source_width,
-        source_height=source_height,
-        warning=warning,
-    )
+    return Clip("ok", data=os.pread(output, size, 0), warning=warning, **found, **_source_size(finished))
 
 
-def _read_back(output: int) -> tuple[int, float, int, int]:
-    """Frames, seconds, width and height of a clip; every frame is read, the last group of them decoded.
+def _read_back(output: int) -> dict[str, Any]:
+    """What a clip holds, as in `Clip`; every frame is read, the last group of them decoded.
 
     Decoding all of them would add an eighth to the cost of a clip, and the frames stage does it anyway.
 
@@ -164,8 +147,6 @@ def _read_back(output: int) -> tuple[int, float, int, int]:
         ValueError: the last group of frames does not decode.
         av.FFmpegError: the file is damaged.
     """
-    import av
-
     frames = 0
     group: list[av.Packet] = []
     with av.open(f"/dev/fd/{output}", format="mp4") as container:
@@ -178,25 +159,27 @@ def _read_back(output: int) -> tuple[int, float, int, int]:
         decoded = sum(len(packet.decode()) for packet in group)  # the last packet is empty, and flushes
         if decoded != len(group) - 1:
             raise ValueError(f"{decoded} of its last {len(group) - 1} frames decode")
-        return frames, float((stream.duration or 0) * (stream.time_base or 0)), codec.width, codec.height
+        seconds = float((stream.duration or 0) * (stream.time_base or 0))
+        rate = round(frames / seconds, 3) if seconds > 0 else 0.0
+        found = {"num_frames": frames, "fps": rate, "seconds": round(seconds, 3)}
+        return found | {"width": codec.width, "height": codec.height}
 
 
 def _failed(status: str, finished: Finished, prefix: str = "") -> Clip:
     words = finished.last_words() if finished.complaints or finished.code else ""
-    width, height = _source_size(finished)
     reason = (prefix + words).removesuffix(": ") or f"ffmpeg ended with {finished.code}"
-    return Clip(status, reason, source_width=width, source_height=height)
+    return Clip(status, reason, **_source_size(finished))
 
 
-def _source_size(finished: Finished) -> tuple[int, int]:
+def _source_size(finished: Finished) -> dict[str, Any]:
     """Width and height as ffmpeg prints them for its first input stream that is no attached picture."""
     for line in finished.lines:
         match = _SIZE.search(line)
         if match and "(attached pic)" not in line:
-            return int(match[1]), int(match[2])
+            return {"source_width": int(match[1]), "source_height": int(match[2])}
         if "Output #0" in line:
             break
-    return 0, 0
+    return {}
 
 
 @contextmanager
@@ -229,7 +212,3 @@ def anonymous_file(size: int = 0) -> Iterator[int]:
     else:
         with tempfile.TemporaryFile() as file:
             yield file.fileno()
-
-
-def _content(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

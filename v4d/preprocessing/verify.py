@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from v4d.data.shards import ShardReader, Video, open_store
 from v4d.datasets import open_source
 from v4d.errors import V4DError
 from v4d.preprocessing.ledger import read_ledger
-from v4d.utils.processes import TaskResult, run_in_children
+from v4d.utils.processes import run_in_children
 from v4d.utils.progress import progress
 from v4d.utils.text import some_of
 
@@ -42,7 +42,9 @@ def verify_dataset(config: Config, *, threads: int = 1) -> list[str]:
     shown = progress(outcomes, total=len(parts), what="verify", unit="shards")
     problems = []
     for part, outcome in zip(parts, shown, strict=True):
-        found = _problems(part, outcome)
+        found = outcome.value
+        if outcome.failure:
+            found = [f"shard {part.shard}: checking it ended with {outcome.failure}: {outcome.reason}"]
         if found:
             problems += [*found, f"to make {part.shard} anew: {_way_to_make(config, part)}"]
     return problems + verify_manifest(config, parts)
@@ -59,23 +61,18 @@ def verify_part(part: Part) -> list[str]:
 
     Call it in a child process: should a damaged file get past the seal's SHA-256, LMDB may crash on it.
     """
-    problems: list[str] = []
+    return list(_check_part(part))
+
+
+def _check_part(part: Part) -> Iterator[str]:
     try:
         reader = open_store(part.shard)
         reader.check_bytes()
         videos = dict(reader.videos())
-        for check in (_check_frames(reader, videos), _check_ledger(part, reader, videos)):
-            for problem in check:
-                problems.append(problem)
+        yield from _check_frames(reader, videos)
+        yield from _check_ledger(part, reader, videos)
     except V4DError as error:
-        problems.append(str(error))
-    return problems
-
-
-def _problems(part: Part, outcome: TaskResult) -> list[str]:
-    if outcome.failure:
-        return [f"shard {part.shard}: checking it ended with {outcome.failure}: {outcome.reason}"]
-    return outcome.value
+        yield str(error)
 
 
 def _check_frames(reader: ShardReader, videos: dict[str, Video]) -> Iterator[str]:
@@ -100,14 +97,9 @@ def _check_ledger(part: Part, reader: ShardReader, videos: dict[str, Video]) -> 
     compared = ("class_index", "num_frames", "width", "height")
     rows = {row["video_id"]: row for row in _good_rows(part.ledger, compared)}
     yield from _check_names(f"shard {reader.path} and its ledger", set(videos), set(rows))
-    for video_id in sorted(videos.keys() & rows.keys()):
-        video, row = videos[video_id], rows[video_id]
-        for name in compared:
-            if getattr(video, name) != row[name]:
-                yield (
-                    f"shard {reader.path}: video {video_id} has {name} {getattr(video, name)}, "
-                    f"its ledger says {row[name]}"
-                )
+    stored = {video_id: asdict(video) for video_id, video in videos.items()}
+    for video_id, difference in _differences(stored, rows, compared, "its ledger says"):
+        yield f"shard {reader.path}: video {video_id} has {difference}"
 
 
 def verify_manifest(config: Config, parts: list[Part]) -> list[str]:
@@ -130,12 +122,19 @@ def verify_manifest(config: Config, parts: list[Part]) -> list[str]:
     # The same id in two archives is one video of the manifest.
     names = [{(split, video_id) for split, _, video_id in keys} for keys in (listed, ledgers)]
     problems += _check_names("manifest and ledgers", *names)
-    for key in sorted(listed.keys() & ledgers.keys()):
-        for name in compared:
-            if listed[key][name] != ledgers[key][name]:
-                said, counted = listed[key][name], ledgers[key][name]
-                problems.append(f"manifest: {'/'.join(key)} has {name} {said}, its ledger {counted}")
+    for key, difference in _differences(listed, ledgers, compared, "its ledger"):
+        problems.append(f"manifest: {'/'.join(key)} has {difference}")
     return problems
+
+
+def _differences(
+    left: dict[Any, Row], right: dict[Any, Row], columns: tuple[str, ...], says: str
+) -> Iterator[tuple[Any, str]]:
+    """Where two tables have different figures for one key: the key, and both figures in words."""
+    for key in sorted(left.keys() & right.keys()):
+        for name in columns:
+            if left[key][name] != right[key][name]:
+                yield key, f"{name} {left[key][name]}, {says} {right[key][name]}"
 
 
 def _check_names(what: str, left: set[Any], right: set[Any]) -> list[str]:
