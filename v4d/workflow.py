@@ -63,10 +63,12 @@ def check_dataset_settings(config: Config) -> None:
 
 
 def check_results_folder(config: Config) -> None:
-    """Two configs of one name must not write into one folder.
+    """Two configs of one name must not write into one folder, nor two networks into that of one stage.
+
+    Snakemake would delete the weights of such a stage before the training refuses to go on.
 
     Raises:
-        V4DError: results/<name> was written for another data set.
+        V4DError: results/<name> was written for another data set, or a stage there for another network.
     """
     path = config.paths.config
     if not path.exists():
@@ -79,6 +81,17 @@ def check_results_folder(config: Config) -> None:
                 f"{config.results} was written by another config: dataset.{key} was {then.get(key)!r}, "
                 f"is now {now[key]!r}; change the key `name`, or move that folder away"
             )
+    for name, model in config.models.items():
+        stages = before.get("models", {}).get(name, {}).get("stages", ())
+        made = {stage["name"]: stage["arch"] for stage in stages}
+        for stage in () if model.checkpoint else model.stages:
+            folder = config.paths.checkpoints(name, stage.name)
+            if made.get(stage.name, stage.arch) != stage.arch and folder.exists():
+                raise V4DError(
+                    f"{folder} was written for {made[stage.name]}, the config's stage {stage.name!r} is now "
+                    f"{stage.arch}: set it back (CHANGELOG.md has what changed in the configs), change the "
+                    "key `name`, or move that folder away"
+                )
 
 
 def cores(workflow: Any) -> int:

@@ -93,8 +93,17 @@ def test_a_stage_that_changed_in_a_shipped_config_is_kept_by_what_the_changelog_
     folder = older_project(tmp_path, "kinetics400")
     printed = planned(folder, "--configfile", "config/kinetics400.yaml", "small.yaml")
     assert "Params have changed" in printed and "rule train" in printed, printed
-    document = configs.load(*(folder / name for name in PROJECTS["kinetics400"]))
-    assert document.models["v4d"].stage("tsn").freeze == ("blocks4d_zero",)
+    kept = configs.load(*(folder / name for name in PROJECTS["kinetics400"]))
+    assert kept.models["v4d"].stage("tsn").freeze == ("blocks4d_zero",)
+
+    # With its states there, it is refused before Snakemake deletes the weights that they led to.
+    (folder / "results/kinetics400/config.yaml").write_text(yaml.safe_dump(kept.document))
+    (folder / "results/kinetics400/v4d/tsn/checkpoints").mkdir()
+    printed = planned(folder, "--configfile", "config/kinetics400.yaml", "small.yaml")
+    (line,) = [line for line in printed.splitlines() if "error: " in line]
+    assert "tsn/checkpoints was written for v4d_resnet50, the config's stage 'tsn' is now i3ds" in line
+    words = planned(folder, "--configfile", *PROJECTS["kinetics400"])
+    assert "Nothing to be done" in words, words
 
 
 def test_a_changed_param_would_be_seen(tmp_path):
