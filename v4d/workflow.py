@@ -132,6 +132,11 @@ def stage_settings(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
+def report_settings(config: Config) -> dict[str, Any]:
+    """Params of comparison and report: what they are to show, where a config says so."""
+    return {"published": config.dataset.published} if config.dataset.published else {}
+
+
 def shell_prefix(checkout: str) -> str:
     """Put this checkout and, behind a conda environment's own, this interpreter's tools on the paths."""
     tools = shlex.quote(str(Path(sys.executable).parent))

@@ -16,6 +16,7 @@ from v4d import config as configuration
 from v4d.cli import main
 from v4d.datasets import open_source
 from v4d.datasets.published import published_results
+from v4d.errors import V4DError
 from v4d.evaluation import stage
 from v4d.report.comparison import Comparison, markdown, markdown_table, with_published
 
@@ -159,6 +160,20 @@ def test_published_rows_are_about_the_validation_split():
     document = {"name": "x", "dataset": {"name": "k", "source": "kinetics", "splits": ["train", "val"]}}
     source = open_source(configuration.build(configuration.resolve(document)).dataset)
     assert source.published_name(400, "train") is None
+
+
+def test_any_source_may_say_under_which_name_others_publish():
+    """Something-Something comes as a folder of one's own."""
+    dataset = {"name": "own", "source": "folder", "published": "Something-Something-v1"}
+
+    def config_of(**changes) -> configuration.Config:
+        return configuration.build(configuration.resolve({"name": "x", "dataset": dataset | changes}))
+
+    source = open_source(config_of().dataset)
+    rows = published_results(source.published_name(174, "val"))
+    assert list(rows["top1"]) == [50.4] and list(rows["top1_units_reversed"]) == [20.1]
+    with pytest.raises(V4DError, match="'Something' is not one of Kinetics-400, Mini-Kinetics-200, Somethi"):
+        open_source(config_of(published="Something").dataset)
 
 
 def test_published_rows_stand_beside_ours_and_are_marked():

@@ -46,6 +46,13 @@ class DatasetConfig(Block):
     limit: Annotated[int, Field(ge=1)] | None = key(
         None, "Videos a class to keep, for a trial run; null keeps all."
     )
+    published: str | None = key(
+        None,
+        "Name under which others publish results of the tested split, as Something-Something-v1; null for "
+        "what the source knows.",
+        changes="nothing",
+        before=None,
+    )
     max_bad_share: Number = key(
         0.25,
         "A part with a larger share of bad videos fails, and says which and why.",

@@ -264,6 +264,8 @@ class DataSource(ABC):
 
     def published_name(self, classes: int, split: str) -> str | None:
         """The name under which others publish results of so many classes on a split, if they do."""
+        if self.dataset.published is not None:
+            return self.dataset.published
         published = self.published()
         if published is None or (published.classes, published.split) != (classes, split):
             return None
@@ -312,7 +314,17 @@ class DataSource(ABC):
 
 
 def open_source(dataset: DatasetConfig) -> DataSource:
-    """The source of a configured data set."""
+    """The source of a configured data set.
+
+    Raises:
+        V4DError: nobody has published anything under the name that it gives.
+    """
+    if dataset.published is not None:
+        from v4d.datasets.published import published_names  # pandas is imported where it is needed
+
+        if dataset.published not in published_names():
+            known = ", ".join(published_names())
+            raise V4DError(f"config: dataset.published: {dataset.published!r} is not one of {known}")
     source: DataSource = SOURCES[dataset.source](dataset)
     return source
 

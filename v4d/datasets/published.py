@@ -28,3 +28,8 @@ def published_results(dataset: str | None) -> pandas.DataFrame:
     """The published rows of one data set, never of two; none for None."""
     table = pandas.read_csv(FACTS / "published_results.csv")
     return table[table["dataset"] == dataset].reset_index(drop=True)
+
+
+def published_names() -> list[str]:
+    """The data sets of which there are published rows."""
+    return sorted(pandas.read_csv(FACTS / "published_results.csv")["dataset"].unique())

@@ -29,6 +29,7 @@ rule compare:
     conda:
         ENVIRONMENT
     params:
+        **v4d_workflow.report_settings(CONFIG),
         config=RESOLVED,
     shell:
         "v4d compare --config {params.config:q} 2>&1 | tee {log:q}"
@@ -53,6 +54,7 @@ rule report:
     conda:
         ENVIRONMENT
     params:
+        **v4d_workflow.report_settings(CONFIG),
         config=RESOLVED,
     shell:
         "v4d report --config {params.config:q} 2>&1 | tee {log:q}"
