@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
+import io
 import os
 import re
-import selectors
 import shutil
 import signal
 import subprocess
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from v4d.errors import V4DError
 from v4d.utils.lifeline import start_tied
@@ -22,6 +23,8 @@ AT_LEAST = (5, 1)
 """The oldest ffmpeg that will do: the first with `-fps_mode`."""
 LAST_WORDS = 300
 """Characters of a child's complaint that are kept."""
+_DRAIN_SECONDS = 5
+"""What may pass until the complaints of a child that has ended are read."""
 # `[mov @ 0x55bd49]` and `/dev/fd/7` differ from run to run; a ledger must not.
 _ADDRESS = re.compile(r"\s*@ 0x[0-9a-f]+")
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/\d+")
@@ -53,22 +56,18 @@ def ffmpeg_binary() -> str:
         V4DError: there is none, or the one that $V4D_FFMPEG names will not do.
     """
     named = os.environ.get("V4D_FFMPEG")
+    found = shutil.which(named or "ffmpeg")
+    why = why_unsuitable(found) if found else "is no executable file"
+    if found and not why:
+        return found
     if named:
-        found = shutil.which(named)
-        if found is None:
-            raise V4DError(f"V4D_FFMPEG is {named!r}, which is no executable file")
-        if why_unsuitable(found):
-            raise V4DError(f"V4D_FFMPEG is {named!r}, which {why_unsuitable(found)}")
-        return found
-    found = shutil.which("ffmpeg")
-    if found and not why_unsuitable(found):
-        return found
+        raise V4DError(f"V4D_FFMPEG is {named!r}, which {why}")
     try:
         import imageio_ffmpeg
 
         return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
-        what = f"{found} {why_unsuitable(found)}" if found else "no ffmpeg"
+        what = f"{found} {why}" if found else "no ffmpeg"
         raise V4DError(f"{what}: put one on PATH, or pip install imageio-ffmpeg") from error
 
 
@@ -138,42 +137,23 @@ def run_with_deadline(
         pass_fds=pass_fds,
     )
     listener = _Listener()
+    reader = threading.Thread(target=listener.read, args=[child.stderr], daemon=True)
+    reader.start()
+    timed_out = False
     try:
-        timed_out = not _listen(child, listener, deadline, stop)
+        # What the child has started may hold the pipe open: the end of that is not waited for.
+        while not _has_ended(child):
+            if time.monotonic() >= deadline or (stop and stop.is_set()):
+                timed_out = True
+                break
+            reader.join(min(deadline - time.monotonic(), 0.5))
+            if not reader.is_alive():  # the child ends in a moment
+                time.sleep(0.002)
     finally:
         _kill_group(child)
-        if child.stderr is not None:
-            child.stderr.close()
-    listener.finish()
-    return Finished(child.returncode, timed_out, tuple(listener.lines), tuple(listener.complaints))
-
-
-def _listen(
-    child: subprocess.Popen, listener: "_Listener", deadline: float, stop: threading.Event | None
-) -> bool:
-    """Read stderr to its end and wait for the child; False where the deadline or `stop` came first."""
-    assert child.stderr is not None
-    pipe = child.stderr.fileno()
-    os.set_blocking(pipe, False)
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0 or (stop and stop.is_set()):
-                return False
-            if not selector.select(min(left, 0.5)):
-                if _has_ended(child):  # killed, and what it had started holds the pipe open
-                    break
-                continue
-            data = os.read(pipe, 1 << 16)
-            if not data:
-                break
-            listener.feed(data)
-    while not _has_ended(child):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.002)
-    return True
+    reader.join(_DRAIN_SECONDS)
+    lines = (*listener.head, *listener.tail)
+    return Finished(child.returncode, timed_out, lines, tuple(listener.complaints))
 
 
 def _has_ended(child: subprocess.Popen) -> bool:
@@ -192,30 +172,20 @@ class _Listener:
     """Collects a child's stderr: the first and the last lines, the first and the last complaints."""
 
     def __init__(self) -> None:
-        self._head: list[str] = []
-        self._tail: deque[str] = deque(maxlen=60)
+        self.head: list[str] = []
+        self.tail: deque[str] = deque(maxlen=60)
         self.complaints: list[str] = []
-        self._rest = b""
 
-    @property
-    def lines(self) -> list[str]:
-        return [*self._head, *self._tail]
-
-    def feed(self, data: bytes) -> None:
-        *whole, self._rest = (self._rest + data).replace(b"\r", b"\n").split(b"\n")
-        self._rest = self._rest[-4096:]
-        for line in whole:
-            self._take(line.decode("utf-8", "replace"))
-
-    def finish(self) -> None:
-        self._take(self._rest.decode("utf-8", "replace"))
-        self._rest = b""
+    def read(self, pipe: IO[bytes]) -> None:
+        """Read to the end; a line ends with a carriage return, too."""
+        with io.TextIOWrapper(pipe, "utf-8", "replace") as text:
+            while line := text.readline(4096):
+                self._take(_DESCRIPTOR.sub("input", _ADDRESS.sub("", line)).strip())
 
     def _take(self, line: str) -> None:
-        line = _DESCRIPTOR.sub("input", _ADDRESS.sub("", line)).strip()
         if not line:
             return
-        (self._head if len(self._head) < 60 else self._tail).append(line)
+        (self.head if len(self.head) < 60 else self.tail).append(line)
         if _COMPLAINT.search(line):
             line = _COMPLAINT.sub(" ", line).strip()
             if line not in self.complaints and not _REPETITION.match(line):

@@ -81,9 +81,7 @@ def start_tied(
     """
     reader = _watch(lifeline())
     try:
-        child = subprocess.Popen(
-            list(command), pass_fds=(*pass_fds, reader), start_new_session=True, **options
-        )
+        child = subprocess.Popen(command, pass_fds=(*pass_fds, reader), start_new_session=True, **options)
         _kill_at_end(reader, -child.pid)
     finally:
         os.close(reader)  # the child has it, and what was asked of the kernel goes with it
@@ -105,11 +103,10 @@ def keep_temporary_files_together() -> None:
         reader = os.open(lifeline(), os.O_RDONLY | os.O_CLOEXEC)  # blocks, as the shell expects
         nowhere = subprocess.DEVNULL  # a `tee` behind this process must not wait for the shell
         words = ["/bin/sh", "-c", _SWEEP, "v4d-sweeper", folder]
-        _SWEEPERS.append(
-            subprocess.Popen(
-                words, cwd="/", start_new_session=True, stdin=reader, stdout=nowhere, stderr=nowhere
-            )
+        sweeper = subprocess.Popen(
+            words, cwd="/", start_new_session=True, stdin=reader, stdout=nowhere, stderr=nowhere
         )
+        _SWEEPERS.append(sweeper)
         os.close(reader)
 
 

@@ -50,17 +50,15 @@ def run_in_children(
     children = [_Child(function, deadline) for _ in range(processes)]
     finished: dict[int, TaskResult] = {}
     sent = handed_out = 0
-    more = True
     try:
-        while more or handed_out < sent:
+        while True:
             for child in children:
-                if more and child.task is None and sent - handed_out < 2 * processes:
-                    task = next(numbered, None)
-                    more = task is not None
-                    if task is not None:
-                        child.give(*task)
-                        sent += 1
-            finished.update(_collect([child for child in children if child.task is not None]))
+                if not child.busy and sent - handed_out < 2 * processes and (task := next(numbered, None)):
+                    child.give(*task)
+                    sent += 1
+            if handed_out == sent:  # and there is no task more, or an idle child would have it
+                return
+            finished.update(_collect([child for child in children if child.busy]))
             while handed_out in finished:
                 yield finished.pop(handed_out)
                 handed_out += 1
@@ -71,15 +69,11 @@ def run_in_children(
 
 def _collect(busy: list["_Child"]) -> dict[int, TaskResult]:
     """Wait until at least one of the busy children is done, one way or the other."""
-    if not busy:
-        return {}
     first = min(child.until for child in busy)
     ready = wait([child.connection for child in busy], max(0.0, first - time.monotonic()))
     outcomes: dict[int, TaskResult] = {}
     for child in busy:
-        number = child.task
-        if number is None:
-            continue
+        number = child.number
         if child.connection in ready:
             outcomes[number] = child.take()
         elif child.until <= time.monotonic():
@@ -102,8 +96,7 @@ class _Child:
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([getattr(self.function, "func", self.function).__module__])
-        self.task: int | None = None
-        self.until = math.inf
+        self.busy, self.number, self.until = False, 0, math.inf
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.function, lifeline()), daemon=True)
         try:
@@ -115,7 +108,7 @@ class _Child:
             raise V4DError(f"a child process has not started within {_START_SECONDS} s, or has died")
 
     def give(self, number: int, task: Any) -> None:
-        self.task, self.until = number, time.monotonic() + self.deadline
+        self.busy, self.number, self.until = True, number, time.monotonic() + self.deadline
         with contextlib.suppress(BrokenPipeError):  # it died while idle: take() finds out
             self.connection.send(task)
 
@@ -127,7 +120,7 @@ class _Child:
             reason = f"the process ended with exit code {self.process.exitcode}"
             self.restart()
             return TaskResult(failure="crashed", reason=reason)
-        self.task = None
+        self.busy = False
         return outcome
 
     def restart(self) -> None:

@@ -1,5 +1,6 @@
 """Where a number came from: code, machine and installed packages."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -13,11 +14,10 @@ def git_sha() -> str:
     """The commit of the code, with "-dirty" where files differ from it; "" outside a checkout."""
     here = Path(__file__).parent
     try:
-        sha = _git(here, "rev-parse", "HEAD")
-        dirty = _git(here, "status", "--porcelain", "--untracked-files=no")
+        words = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return f"{sha}-dirty" if dirty else sha
 
 
 def hardware() -> str:
@@ -37,17 +37,8 @@ def packages() -> str:
 
 
 def _cpu_name() -> str:
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()

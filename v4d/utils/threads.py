@@ -30,27 +30,32 @@ def ordered_results(
         held: the weight of finished results that may wait.
     """
     places = threading.Semaphore(threads + 1)
-    weight = _Weight()
+    waiting, one_by_one = 0, threading.Lock()
     pending: deque[Future[Out]] = deque()
+
+    def weigh(amount: int) -> None:
+        nonlocal waiting
+        with one_by_one:
+            waiting += amount
 
     def work(item: In) -> Out:
         try:
             result = function(item)
-            weight.add(size(result))
+            weigh(size(result))
             return result
         finally:
             places.release()
 
     def head() -> Out:
         result = pending.popleft().result()
-        weight.add(-size(result))
+        weigh(-size(result))
         return result
 
     pool = ThreadPoolExecutor(threads)
     try:
         source = iter(items)
         while True:
-            while pending and (pending[0].done() or weight.total > held):
+            while pending and (pending[0].done() or waiting > held):
                 yield head()
             places.acquire()  # before reading the next item, which takes memory
             try:
@@ -63,13 +68,3 @@ def ordered_results(
             yield head()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Weight:
-    def __init__(self) -> None:
-        self.total = 0
-        self._lock = threading.Lock()
-
-    def add(self, amount: int) -> None:
-        with self._lock:
-            self.total += amount
