@@ -106,7 +106,7 @@ def history(uri: str, key: str = "train/loss") -> list[int]:
 def test_a_server_that_is_down_at_the_start_gets_everything_later(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = config(server.uri)
-    tracker = open_tracker(settings, "v4d", state_file=state_file(tmp_path))
+    tracker = open_tracker(settings, "v4d")
     log(tracker, range(STEPS))
     (tmp_path / "notes.txt").write_text("n")
     tracker.log_artifact("notes.txt", "folder")
@@ -144,7 +144,7 @@ def test_a_failure_of_the_client_is_called_one_and_tried_again(tmp_path, monkeyp
         return create(*args, **kwargs)
 
     monkeypatch.setattr(MlflowClient, "create_run", fails_once)
-    with open_tracker(config(database), "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(config(database), "v4d") as tracker:
         log(tracker, range(3))
     said = capsys.readouterr().err
     assert "its client failed (KeyError: '_MLFLOW_TELEMETRY_SESSION_ID')" in said and "answer" not in said
@@ -157,7 +157,7 @@ def test_a_server_killed_in_the_middle_and_started_again(server, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("v4d.tracking.journal.PUSH_SECONDS", 0.2)
     server.start()
-    tracker = open_tracker(config(server.uri), "v4d", state_file=state_file(tmp_path))
+    tracker = open_tracker(config(server.uri), "v4d")
     for step in range(STEPS):
         log(tracker, range(step, step + 1))
         if step == 10:
@@ -176,7 +176,7 @@ def test_a_run_goes_on_and_repeated_steps_are_not_doubled(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     settings = config(database)
     for steps in (range(12), range(8, 20)):  # killed at 12, resumed from a checkpoint at 8
-        with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+        with open_tracker(settings, "v4d") as tracker:
             log(tracker, steps)
     assert history(settings.tracking.uri) == list(range(20))
 
@@ -185,14 +185,14 @@ def test_what_was_pushed_but_not_noted_is_not_doubled(tmp_path, monkeypatch, dat
     """A kill between the push and the note of how far it was: the same points are pushed again."""
     monkeypatch.chdir(tmp_path)
     settings = config(database)
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(settings, "v4d") as tracker:
         log(tracker, range(10))
     state = json.loads(state_file(tmp_path).read_text())
     state_file(tmp_path).write_text(json.dumps(state | {"journal_bytes": 0}))
     journal = state_file(tmp_path).with_name("tracking.jsonl")
     with journal.open("a") as file:
         file.write('{"kind": "metric", "key": "torn')
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(settings, "v4d") as tracker:
         log(tracker, range(10, 15))
     assert history(settings.tracking.uri) == list(range(15))
 
@@ -201,12 +201,12 @@ def test_a_stage_trained_anew_begins_a_run_that_keeps_the_earlier_stages(tmp_pat
     monkeypatch.chdir(tmp_path)
     settings = config(database)
     for stage, steps in (("one", range(5)), ("two", range(5, 9))):
-        with open_tracker(settings, "v4d", state_file=state_file(tmp_path), stage=stage) as tracker:
+        with open_tracker(settings, "v4d", stage=stage) as tracker:
             log(tracker, steps)
     first = json.loads(state_file(tmp_path).read_text())["run_id"]
     (tmp_path / "aside").mkdir()
     forget_stages(state_file(tmp_path), {"one"}, tmp_path / "aside")
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path), stage="two") as tracker:
+    with open_tracker(settings, "v4d", stage="two") as tracker:
         log(tracker, range(5, 7))
     second = json.loads(state_file(tmp_path).read_text())["run_id"]
     client = MlflowClient(settings.tracking.uri)
@@ -244,7 +244,7 @@ def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatc
     """And one with a character that ends lines elsewhere is one line."""
     monkeypatch.chdir(tmp_path)
     settings = config(database)
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(settings, "v4d") as tracker:
         tracker.set_tags({"title": "one\u2028line\x85"})
     journal = state_file(tmp_path).with_name("tracking.jsonl")
     entry = '{"kind": "tag", "key": "late", "value": "whole"}\n'
@@ -254,7 +254,7 @@ def test_a_line_that_is_being_written_is_left_alone_by_sync(tmp_path, monkeypatc
         assert sync(settings) == []
         file.write(entry[20:])
     assert sync(settings) == ["v4d"]
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(settings, "v4d") as tracker:
         tags = MlflowClient(settings.tracking.uri).get_run(tracker.run_id).data.tags
     assert tags["late"] == "whole" and tags["title"] == "one\u2028line\x85"
 
@@ -266,11 +266,11 @@ def test_a_run_is_called_what_it_ended_as_until_it_goes_on(tmp_path, monkeypatch
     client = MlflowClient(settings.tracking.uri)
     with (
         pytest.raises(error),
-        open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker,
+        open_tracker(settings, "v4d") as tracker,
     ):
         raise error
     assert client.get_run(tracker.run_id).info.status == status
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(settings, "v4d") as tracker:
         assert client.get_run(tracker.run_id).info.status == "RUNNING"
 
 
@@ -280,7 +280,7 @@ def test_system_metrics_go_to_the_run(tmp_path, monkeypatch):
     settings = config(f"sqlite:///{tmp_path}/elsewhere.db")
     client = MlflowClient(settings.tracking.uri)
     deadline = time.monotonic() + 60
-    with open_tracker(settings, "v4d", state_file=state_file(tmp_path)) as tracker:
+    with open_tracker(settings, "v4d") as tracker:
         tracker.start_system_metrics()
         while not any(key.startswith("system/") for key in client.get_run(tracker.run_id).data.metrics):
             assert time.monotonic() < deadline
@@ -309,14 +309,14 @@ def _track(folder: Path, name: str | None) -> None:
     if name is None:
         initialise(settings)
         return
-    with open_tracker(settings, name, state_file=Path(f"results/tiny/{name}/r.json")) as tracker:
+    with open_tracker(settings, name) as tracker:
         for step in range(50):
             tracker.log_metrics({"loss": 1.0}, step)
 
 
 @pytest.mark.slow
 def test_without_tracking_everything_works(tiny):
-    tracker = open_tracker(config("", backend="none"), "v4d", state_file=state_file(tiny))
+    tracker = open_tracker(config("", backend="none"), "v4d")
     log(tracker, range(3))
     tracker.close()
     assert tracker.run_id is None and not state_file(tiny).parent.exists()
@@ -327,12 +327,7 @@ def test_without_tracking_everything_works(tiny):
 WITHOUT_MLFLOW = """
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "mlflow":
-            raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
-
-sys.meta_path.insert(0, Absent())
+sys.modules["mlflow"] = None  # as if it was not installed
 
 from v4d import cli
 from v4d.evaluation import stage

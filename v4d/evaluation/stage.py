@@ -104,8 +104,7 @@ def finish(run: TestRun, context: DistributedContext) -> None:
     count = merge(run.piece_files, run.predictions)
     if count != len(run.videos):
         raise V4DError(f"{run.predictions}: {count} videos scored, the manifest has {len(run.videos)}")
-    state_file = run.config.paths.run_state(run.model.name)  # names the run of the training, if there is one
-    with open_tracker(run.config, run.model.name, state_file=state_file, stage="test") as tracker:
+    with open_tracker(run.config, run.model.name, stage="test") as tracker:
         facts = run_facts(run, clocks, context) | {"mlflow_run_id": tracker.run_id}
         result = summarise(run.folder, run.classes, facts, seed=run.config.seed)
         log(tracker, run, result)

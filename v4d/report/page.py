@@ -79,9 +79,8 @@ def log_report(config: Config) -> None:
     files = dict.fromkeys((paths.report, *tables), "report")
     files |= dict.fromkeys(sorted(paths.plots.glob("*.svg")), "report/plots")
     for name in config.models:
-        state_file = paths.run_state(name)
-        if state_file.exists():
-            with open_tracker(config, name, state_file=state_file, stage="report") as tracker:
+        if paths.run_state(name).exists():
+            with open_tracker(config, name, stage="report") as tracker:
                 for file, folder in files.items():
                     if file.exists():
                         tracker.log_artifact(file, folder)

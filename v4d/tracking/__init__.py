@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 from v4d.config import Config, TrackingConfig
 from v4d.config.registry import BACKENDS
@@ -16,15 +15,15 @@ __all__ = ["BACKENDS", "Tracker", "forget_stages", "initialise", "mlflow_client"
 BACKENDS["mlflow"] = MlflowBackend
 
 
-def open_tracker(config: Config, run_name: str, *, state_file: Path, stage: str = "") -> Tracker:
-    """A tracker for one run, a new one or, where `state_file` names one, the same as before.
+def open_tracker(config: Config, run_name: str, *, stage: str = "") -> Tracker:
+    """A tracker for one run, a new one or, where the config's results name one, the same as before.
 
     `stage` is noted with every entry; see `forget_stages`.
     """
     backend = _backend(config.tracking)
     if backend is None:
         return Tracker()
-    return JournalTracker(backend, config.tracking.experiment or "", run_name, state_file, stage)
+    return JournalTracker(_pusher(backend, config, run_name), stage)
 
 
 def initialise(config: Config) -> None:
@@ -49,30 +48,25 @@ def sync(config: Config) -> list[str]:
         backend = _backend(config.tracking)
         if backend is None:
             break
-        run = journal.parent.name
-        pusher = Pusher(backend, config.tracking.experiment or "", run, config.paths.run_state(run))
-        if not pusher.pending():
-            continue
-        pusher.push()
+        pusher = _pusher(backend, config, journal.parent.name)
+        if pusher.pending():
+            pusher.push()
+            sent.append(pusher.run_name)
         if pusher.pending():
             raise V4DError(f"{pusher.problem}; {journal} is kept")
-        sent.append(run)
     return sent
+
+
+def _pusher(backend: Backend, config: Config, run: str) -> Pusher:
+    return Pusher(backend, config.tracking.experiment or "", run, config.paths.run_state(run))
 
 
 def _backend(settings: TrackingConfig) -> Backend | None:
     """The configured backend; None where nothing is to be tracked, or its package is missing."""
     if settings.backend == "none":
         return None
-    if settings.backend == "mlflow" and not _is_installed("mlflow"):
+    if settings.backend == "mlflow" and importlib.util.find_spec("mlflow") is None:
         print("tracking: mlflow is not installed; nothing is tracked", file=sys.stderr)
         return None
     backend: Backend = BACKENDS[settings.backend](settings.uri, settings.experiment or "")
     return backend
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ImportError:
-        return False

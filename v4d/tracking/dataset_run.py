@@ -13,7 +13,7 @@ def log_dataset_run(config: Config) -> str | None:
     """
     info = dataset_info(config)
     files = config.dataset.paths
-    with open_tracker(config, "dataset", state_file=config.paths.run_state("dataset")) as tracker:
+    with open_tracker(config, "dataset") as tracker:
         tracker.set_tags({"dataset_fingerprint": info["fingerprint"], "config_sha": config_sha(config)})
         tracker.log_params({"name": info["name"], "source": info["source"], "classes": info["classes"]})
         for split, counts in info["counts"].items():

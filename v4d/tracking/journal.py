@@ -14,6 +14,7 @@ identical point once.
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -54,17 +55,12 @@ def forget_stages(state_file: Path, keep: set[str], aside: Path) -> None:
 class JournalTracker(Tracker):
     """Writes the journal, and pushes it from a thread of its own."""
 
-    def __init__(self, backend: Backend, experiment: str, run_name: str, state_file: Path, stage: str):
-        self.stage = stage
-        self.pusher = Pusher(backend, experiment, run_name, Path(state_file))
-        self.journal_file = self.pusher.journal_file
-        _mend(self.journal_file)
-        self._known = {
-            (entry["key"], entry["step"])
-            for entry in _read_journal(self.journal_file)
-            if entry["kind"] == "metric"
-        }
-        self._journal = self.journal_file.open("a", encoding="utf-8")
+    def __init__(self, pusher: "Pusher", stage: str):
+        self.pusher, self.stage = pusher, stage
+        _mend(pusher.journal_file)
+        metrics = (entry for entry in _read_journal(pusher.journal_file) if entry["kind"] == "metric")
+        self._known = {(entry["key"], entry["step"]) for entry in metrics}
+        self._journal = pusher.journal_file.open("a", encoding="utf-8")
         self._monitor: Any = None
         self._closing = threading.Event()
         self.pusher.warm_up()  # imports of several seconds do not belong beside the first training step
@@ -76,35 +72,11 @@ class JournalTracker(Tracker):
         """The run's id; None until the tracker has answered once."""
         return self.pusher.run_id
 
-    def log_params(self, params: dict[str, Any]) -> None:
-        """Settings of the run; a value is cut at 6,000 characters, MLflow's limit."""
-        self._write({"kind": "param", "key": k, "value": str(v)[:6000]} for k, v in params.items())
-
-    def set_tags(self, tags: dict[str, Any]) -> None:
-        """Tags of the run."""
-        self._write({"kind": "tag", "key": key, "value": str(value)} for key, value in tags.items())
-
     def log_metrics(self, metrics: dict[str, float], step: int, *, once: bool = False) -> None:
         """Numbers at a step; `once` leaves out points that the journal holds already."""
-        now = int(time.time() * 1000)
         fresh = {k: v for k, v in metrics.items() if not once or (k, step) not in self._known}
         self._known |= {(key, step) for key in fresh}
-        self._write(
-            {"kind": "metric", "key": key, "value": float(value), "step": step, "time": now}
-            for key, value in fresh.items()
-        )
-
-    def log_artifact(self, path: str | Path, folder: str = "") -> None:
-        """A file, which must exist until the tracker is closed."""
-        self._write([{"kind": "artifact", "path": str(path), "folder": folder}])
-
-    def log_dataset(self, info: dict[str, Any]) -> None:
-        """The content of dataset.json as an input of the run."""
-        self._write([{"kind": "dataset", "info": info}])
-
-    def log_model(self, path: str | Path) -> None:
-        """A finished model file."""
-        self._write([{"kind": "model", "path": str(path)}])
+        super().log_metrics(fresh, step)
 
     def start_system_metrics(self) -> None:
         """Needs the run to exist: where the server does not answer yet, there are none."""
@@ -122,16 +94,11 @@ class JournalTracker(Tracker):
         if status != "RUNNING":
             self._write([{"kind": "status", "value": status}])
         self._closing.set()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            self._thread.join(0.1)
+        self._thread.join(PATIENCE_SECONDS)
         self._journal.close()
-        if not self._thread.is_alive() and not self.pusher.pending():
-            return
-        print(
-            f"tracking: {self.pusher.uri} did not take everything; `v4d tracking-sync` sends the rest",
-            file=sys.stderr,
-        )
+        if self._thread.is_alive() or self.pusher.pending():
+            left = "did not take everything; `v4d tracking-sync` sends the rest"
+            print(f"tracking: {self.pusher.uri} {left}", file=sys.stderr)
 
     def _write(self, entries: Iterable[Entry]) -> None:
         """Append whole lines in one call, so that a kill leaves at most the last line torn."""
@@ -253,8 +220,4 @@ def _read_journal(path: Path) -> list[dict[str, Any]]:
 def _mend(path: Path) -> None:
     """Cut a last line that a kill left torn."""
     if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as journal:
-                journal.truncate(whole)
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)

@@ -22,9 +22,7 @@ class MlflowBackend:
 
     def create(self) -> None:
         """Make database and experiment."""
-        client = mlflow_client(self.uri)
-        if client.get_experiment_by_name(self.experiment) is None:
-            client.create_experiment(self.experiment)
+        self._experiment_id(mlflow_client(self.uri))
 
     def open(self, run_id: str | None, run_name: str) -> str:
         """Create a run, or set the one with this id running again."""
@@ -32,11 +30,14 @@ class MlflowBackend:
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
         else:
-            experiment = client.get_experiment_by_name(self.experiment)
-            number = experiment.experiment_id if experiment else client.create_experiment(self.experiment)
-            run_id = str(client.create_run(number, run_name=run_name).info.run_id)
+            run_id = str(client.create_run(self._experiment_id(client), run_name=run_name).info.run_id)
         self._client = client
         return run_id
+
+    def _experiment_id(self, client: Any) -> str:
+        """The experiment's id; it is made where there is none."""
+        experiment = client.get_experiment_by_name(self.experiment)
+        return str(experiment.experiment_id if experiment else client.create_experiment(self.experiment))
 
     def send(self, run_id: str, entries: list[Entry]) -> int:
         """Send the run of simple entries at the front in one call, or one large entry."""
@@ -47,30 +48,28 @@ class MlflowBackend:
             "param": lambda e: Param(e["key"], e["value"]),
             "tag": lambda e: RunTag(e["key"], e["value"]),
         }
-        count = 0
         simple: dict[str, list[Any]] = {kind: [] for kind in makers}
         for entry in entries:
             kind = entry["kind"]
             if kind not in makers or len(simple[kind]) == (BATCH if kind == "metric" else 90):
                 break
             simple[kind].append(makers[kind](entry))
-            count += 1
-        if count:
+        if any(simple.values()):
             self._client.log_batch(run_id, simple["metric"], simple["param"], simple["tag"])
-            return count
-        self._send_large(run_id, entries[0])
-        return 1
+        else:
+            self._send_large(run_id, entries[0])
+        return sum(map(len, simple.values())) or 1
 
     def _send_large(self, run_id: str, entry: Entry) -> None:
         kind = entry["kind"]
+        if "path" in entry and not Path(entry["path"]).exists():
+            return
         if kind == "artifact":
-            if Path(entry["path"]).exists():
-                self._client.log_artifact(run_id, entry["path"], entry["folder"] or None)
+            self._client.log_artifact(run_id, entry["path"], entry["folder"] or None)
         elif kind == "dataset":
             self._client.log_inputs(run_id, datasets=[_dataset_input(entry["info"])])
         elif kind == "model":
-            if Path(entry["path"]).exists():
-                _log_model(self.uri, run_id, Path(entry["path"]))
+            _log_model(self.uri, run_id, Path(entry["path"]))
         elif kind == "status":
             self._client.set_terminated(run_id, entry["value"])
 

@@ -50,9 +50,7 @@ class StageOutputs:
             "dataset": self.dataset["name"],
             "dataset_fingerprint": self.dataset["fingerprint"],
             "config_sha": configs.config_sha(self.config),
-            "clips": self.config.document["clips"],
-            "frames": self.config.document["frames"],
-            "testing": self.config.document["testing"],
+            **{key: self.config.document[key] for key in ("clips", "frames", "testing")},
             "git_sha": git_sha(),
             "seed": self.config.seed,
         }
@@ -60,15 +58,10 @@ class StageOutputs:
     def open_tracker(self, network: VideoModel, settings: dict[str, Any]) -> Tracker:
         """The model's run, with what describes this stage: tags, `settings`, data set, environment."""
         name, stage = self.model.name, self.stage.name
-        tracker = open_tracker(self.config, name, state_file=self.config.paths.run_state(name), stage=stage)
-        tracker.set_tags(
-            {
-                "git_sha": git_sha(),
-                "dataset_fingerprint": self.dataset["fingerprint"],
-                "config_sha": configs.config_sha(self.config),
-                **described(network),
-            }
-        )
+        tracker = open_tracker(self.config, name, stage=stage)
+        origin = self.info()
+        tags = {key: origin[key] for key in ("git_sha", "dataset_fingerprint", "config_sha")}
+        tracker.set_tags(tags | described(network))
         tracker.log_params({f"{stage}/{key}": value for key, value in _flat(settings).items()})
         tracker.log_dataset(self.dataset)
         notes = self.folder / "environment.txt"
@@ -83,13 +76,8 @@ class StageOutputs:
         """Write final.pt and metrics.json, and hand them to the tracker."""
         name, stage = self.model.name, self.stage.name
         weights = self.config.paths.final_weights(name, stage)
-        save_model(
-            weights,
-            network,
-            architecture=self.identity["architecture"],
-            classes=self.identity["classes"],
-            info=self.info() | {"mlflow_run_id": tracker.run_id},
-        )
+        kind = {key: self.identity[key] for key in ("architecture", "classes")}
+        save_model(weights, network, **kind, info=self.info() | {"mlflow_run_id": tracker.run_id})
         crop = self.stage.training.crop.size
         numbers = {
             "stage": stage,
