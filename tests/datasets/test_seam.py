@@ -74,8 +74,11 @@ FETCHING = "requests urllib3 tqdm av ffmpeg imageio_ffmpeg decord yt_dlp"
     [
         # what every command and the Snakefile import
         ("v4d.datasets, v4d.workflow", f"{FETCHING} numpy pandas pyarrow simplejpeg lmdb torch"),
-        # a training: torch, numpy, pandas, pyarrow, yaml, pydantic, lmdb, simplejpeg, psutil
-        ("v4d.training.worker, v4d.data.index", f"{FETCHING} snakemake mlflow matplotlib jinja2 jsonschema"),
+        # a training: torch, numpy, pandas, pyarrow, yaml, pydantic, lmdb, simplejpeg
+        (
+            "v4d.training.worker, v4d.data.index, v4d.distributed.launcher",
+            f"{FETCHING} snakemake mlflow matplotlib jinja2 jsonschema psutil",
+        ),
     ],
 )
 def test_only_what_is_needed_is_imported(modules, blocked):

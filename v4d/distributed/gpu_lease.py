@@ -6,18 +6,18 @@ neither a kill -9 of the launcher frees a GPU on which its processes live on, no
 """
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from v4d.errors import V4DError
+from v4d.utils.files import lock
 
 SHARE = "V4D_SHARE_GPUS"
 LEASES = "V4D_GPU_LEASES"
@@ -79,19 +79,13 @@ def lease(gpus: Sequence[Gpu], count: int, folder: Path) -> Iterator[list[Gpu]]:
     if count > len(gpus):
         raise V4DError(f"{count} GPUs are needed, {len(gpus)} are visible")
     said = False
-    while True:
-        taken = _take(gpus, count, folder)
-        if len(taken) == count:
-            break
+    while (taken := _take(gpus, count, folder)) is None:
         if not said:
             print(_waiting_words(gpus, count, folder), file=sys.stderr, flush=True)
             said = True
         time.sleep(POLL_SECONDS)
-    try:
-        yield [gpu for gpu, _ in taken]
-    finally:
-        for _, file in taken:
-            file.close()
+    with taken[1]:
+        yield taken[0]
 
 
 def lock_file(gpu: Gpu, folder: Path) -> Path:
@@ -107,42 +101,36 @@ def hold(path: Path, launcher: int | str) -> TextIO:
     """
     file = path.open("r")
     with _open(path.with_name(GATE)) as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
+        lock(gate.fileno())
         holder = file.read().strip()
         if holder == str(launcher):
-            fcntl.flock(file, fcntl.LOCK_SH)  # safe: exclusive attempts need the gate lock, which we hold
+            lock(file.fileno(), shared=True)  # safe: exclusive attempts need the gate lock, which we hold
             return file
     file.close()
     raise V4DError(f"the GPU of {path} was leased by process {launcher}, and is now by process {holder}")
 
 
-def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> list[tuple[Gpu, TextIO]]:
-    """The first `count` free GPUs with their locks, or none."""
-    taken: list[tuple[Gpu, TextIO]] = []
-    with _open(folder / GATE) as gate:
+def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> tuple[list[Gpu], ExitStack] | None:
+    """The first `count` free GPUs with what holds them, or None."""
+    taken: dict[Gpu, TextIO] = {}
+    with _open(folder / GATE) as gate, ExitStack() as stack:
         # The gate lock makes the jobs take GPUs one after the other: no other job can lock a GPU between the
         # exclusive attempt and its change into the shared lock that the ranks join.
-        fcntl.flock(gate, fcntl.LOCK_EX)
+        lock(gate.fileno())
         for gpu in gpus:
             if len(taken) == count:
                 break
-            file = _open(lock_file(gpu, folder))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            fcntl.flock(file, fcntl.LOCK_SH)
-            taken.append((gpu, file))
+            file = stack.enter_context(_open(lock_file(gpu, folder)))
+            if lock(file.fileno(), wait=False):
+                lock(file.fileno(), shared=True)
+                taken[gpu] = file
         if len(taken) < count:
-            for _, file in taken:
-                file.close()
-            return []
-        for _, file in taken:
+            return None
+        for file in taken.values():
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-    return taken
+        return list(taken), stack.pop_all()
 
 
 def _open(path: Path) -> TextIO:

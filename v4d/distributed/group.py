@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,13 +60,11 @@ def process_group() -> Iterator[DistributedContext]:
         leased, device, backend = None, torch.device("cpu"), "gloo"
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
     bound = device if backend == "nccl" else None
-    if STORE in os.environ:
-        store = dist.FileStore(os.environ[STORE])
+    if STORE in os.environ or "MASTER_ADDR" in os.environ:
+        store = dist.FileStore(os.environ[STORE]) if STORE in os.environ else None  # None: torchrun's
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=bound
         )
-    elif "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=bound)
     yield DistributedContext(rank, size, device)
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -82,23 +81,22 @@ def _hold_lease() -> Any:
     return gpu_lease.hold(mine, os.environ[gpu_lease.HOLDER])
 
 
-def gather_objects(ranks: DistributedContext, value: Any) -> list[Any] | None:
-    """Every rank's value, in the order of ranks, on rank 0; None elsewhere.
+def gather_objects(ranks: DistributedContext, value: Any) -> list[Any]:
+    """Every rank's value, in the order of ranks, on every rank.
 
     Values are what JSON can hold, and tuples come as lists: nothing that came over a socket is unpickled.
     """
     if ranks.size == 1:
         return [value]
-    mine = _to_tensor(value).to(ranks.device)
+    mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(ranks.device)
     sizes = [torch.empty(1, dtype=torch.int64, device=ranks.device) for _ in range(ranks.size)]
     dist.all_gather(sizes, torch.tensor([len(mine)], device=ranks.device))
     padded = torch.zeros(max(map(int, sizes)), dtype=torch.uint8, device=ranks.device)
     padded[: len(mine)] = mine
-    gathered = [torch.empty_like(padded) for _ in sizes] if ranks.is_main else None
-    dist.gather(padded, gathered, dst=0)
-    if gathered is None:
-        return None
-    return [_from_tensor(data[: int(size)]) for data, size in zip(gathered, sizes, strict=True)]
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    values = zip(gathered, sizes, strict=True)
+    return [json.loads(data[: int(size)].cpu().numpy().tobytes()) for data, size in values]
 
 
 def sum_over_ranks(ranks: DistributedContext, values: torch.Tensor) -> torch.Tensor:
@@ -110,23 +108,7 @@ def sum_over_ranks(ranks: DistributedContext, values: torch.Tensor) -> torch.Ten
 
 def broadcast_object(ranks: DistributedContext, value: Any) -> Any:
     """Rank 0's value, on every rank: what JSON can hold, as in `gather_objects`."""
-    if ranks.size == 1:
-        return value
-    data = _to_tensor(value if ranks.is_main else None).to(ranks.device)
-    size = torch.tensor([len(data)], device=ranks.device)
-    dist.broadcast(size, src=0)
-    if not ranks.is_main:
-        data = torch.empty(int(size), dtype=torch.uint8, device=ranks.device)
-    dist.broadcast(data, src=0)
-    return _from_tensor(data)
-
-
-def _to_tensor(value: Any) -> torch.Tensor:
-    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-
-
-def _from_tensor(data: torch.Tensor) -> Any:
-    return json.loads(data.cpu().numpy().tobytes())
+    return gather_objects(ranks, value if ranks.is_main else None)[0]
 
 
 def any_rank(ranks: DistributedContext, value: bool) -> bool:
@@ -140,12 +122,13 @@ def barrier(ranks: DistributedContext) -> None:
         dist.barrier()
 
 
-def wait_for_main(error: V4DError) -> None:
+def exit_code_of(error: V4DError, command: str) -> int:
     """Let rank 0 print an error that all ranks meet; the launcher ends the others while they wait here."""
-    if isinstance(error, WorkerDied) or os.environ.get("RANK", "0") == "0":
-        return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(5)
+    if not isinstance(error, WorkerDied) and os.environ.get("RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(5)
+    print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return 1
 
 
 class PipeSafeStream:

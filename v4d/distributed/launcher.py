@@ -79,9 +79,8 @@ def _exit_code(module: str, ended: Ended) -> int:
     if -ended.code in ended.passed_on:  # before there was anything to save
         return PREEMPTED
     if ended.code < 0:
-        print(
-            f"{module}: rank {ended.rank} was killed by {signal.Signals(-ended.code).name}", file=sys.stderr
-        )
+        name = signal.Signals(-ended.code).name
+        print(f"{module}: rank {ended.rank} was killed by {name}", file=sys.stderr)
     return ended.code if 0 <= ended.code < 126 else 1
 
 

@@ -57,10 +57,9 @@ class _Job:
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
         }
         for rank in range(self.size):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             started = subprocess.Popen(
                 [sys.executable, *self.command],
-                env=os.environ | shared | own,
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 pass_fds=[store],
                 start_new_session=True,  # Ctrl-C on the terminal reaches this process alone
             )

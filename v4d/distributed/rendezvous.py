@@ -32,14 +32,9 @@ def meeting(environ: Mapping[str, str], command: Sequence[str]) -> Rendezvous:
     Raises:
         V4DError: no number, several nodes and no place to meet, or several tasks a node.
     """
-    source, count = next(
-        (
-            (key, environ[key])
-            for key in ("V4D_NNODES", "PET_NNODES", "SLURM_STEP_NUM_NODES")
-            if environ.get(key)
-        ),
-        ("", "1"),
-    )
+    keys = ("V4D_NNODES", "PET_NNODES", "SLURM_STEP_NUM_NODES")
+    source = next((key for key in keys if environ.get(key)), "")
+    count = environ[source] if source else "1"
     if not count.isdigit() or int(count) < 1:
         raise V4DError(f"{source}={count}: a number of nodes is expected")
     if int(count) == 1:
@@ -55,9 +50,9 @@ def meeting(environ: Mapping[str, str], command: Sequence[str]) -> Rendezvous:
 
 
 def _endpoint(environ: Mapping[str, str], number: int) -> str:
-    for key in ("V4D_RENDEZVOUS", "PET_RDZV_ENDPOINT"):
-        if environ.get(key):
-            return environ[key]
+    named = environ.get("V4D_RENDEZVOUS") or environ.get("PET_RDZV_ENDPOINT")
+    if named:
+        return named
     if environ.get("PET_MASTER_ADDR"):
         return f"{environ['PET_MASTER_ADDR']}:{environ.get('PET_MASTER_PORT', FIRST_PORT)}"
     nodes = environ.get("SLURM_STEP_NODELIST", "")

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from v4d.distributed.job import ENDING, PASSED_ON, POLL_SECONDS, PREEMPTED, Ended, Interrupted
@@ -19,6 +21,7 @@ def run(command: Sequence[str], processes: int, place: Rendezvous) -> Ended:
         Interrupted: a signal of ENDING came.
         V4DError: the nodes do not find or have lost one another.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -46,10 +49,8 @@ def run(command: Sequence[str], processes: int, place: Rendezvous) -> Ended:
     except RendezvousError as error:  # also when the node that the others meet at is gone
         why = str(error).partition(". ")[0]
         raise V4DError(f"{place.nodes} nodes at {place.endpoint} did not stay together: {why}") from error
-    except Exception as error:
-        if type(error).__name__ == "SignalException":  # torch has ended the ranks
-            raise Interrupted from error
-        raise
+    except SignalException as error:  # torch has ended the ranks
+        raise Interrupted from error
     return Ended()
 
 
@@ -59,16 +60,17 @@ def _pass_on_stop_signals(command: Sequence[str], passed_on: set[int]) -> None:
     torch's launcher would send SIGTERM to the loader's workers as well, without which no process gets to its
     next step, and would kill everything after 30 seconds.
     """
-    import psutil
 
     def pass_on(number: int, frame: Any) -> None:
         passed_on.add(number)
         ranks = 0
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if child.cmdline()[1:] == list(command):
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+                words = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
+                if parent == os.getpid() and words[1:-1] == list(command):
                     ranks += 1
-                    child.send_signal(number)
+                    os.kill(int(process.name), number)
         if ranks == 0:  # it still waits for other nodes
             raise SystemExit(PREEMPTED)
 

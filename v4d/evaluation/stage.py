@@ -17,7 +17,7 @@ from v4d import config as configuration
 from v4d.checkpoints import checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig
 from v4d.data import index
-from v4d.distributed.group import DistributedContext, broadcast_object, process_group, wait_for_main
+from v4d.distributed.group import DistributedContext, broadcast_object, exit_code_of, process_group
 from v4d.distributed.launcher import launch, processes_for
 from v4d.errors import V4DError
 from v4d.evaluation.pieces import Clock, TestRun
@@ -64,9 +64,7 @@ def main(argv: list[str] | None = None) -> int:
                 if context.is_main:
                     finish(run, context)
     except V4DError as error:
-        wait_for_main(error)
-        print(f"v4d test: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
+        return exit_code_of(error, "v4d test")
     return 0
 
 

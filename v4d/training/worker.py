@@ -5,7 +5,7 @@ import sys
 import warnings
 
 from v4d import config
-from v4d.distributed.group import PipeSafeStream, process_group, wait_for_main
+from v4d.distributed.group import PipeSafeStream, exit_code_of, process_group
 from v4d.distributed.launcher import PREEMPTED
 from v4d.errors import V4DError
 from v4d.training.step import Preempted
@@ -15,9 +15,8 @@ from v4d.training.trainer import Trainer
 def main() -> int:
     """Train one stage as one of the ranks; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--stage", required=True)
+    for name in ("--config", "--model", "--stage"):
+        parser.add_argument(name, required=True)
     args = parser.parse_args()
     # A 1x1 kernel is contiguous and channels last at once. DDP warns of a copy, which is a kilobyte here.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -31,9 +30,7 @@ def main() -> int:
                     print("asked to stop: the state is saved, the same command goes on from it", flush=True)
                 return PREEMPTED
     except V4DError as error:
-        wait_for_main(error)
-        print(f"v4d train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
+        return exit_code_of(error, "v4d train")
     return 0
 
 

@@ -13,12 +13,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TextIO
 
 from v4d.errors import V4DError
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @contextmanager
@@ -87,8 +84,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: str | Path, table: "pandas.DataFrame") -> None:
-    """Write a table as CSV in one go, without its index."""
+def write_csv(path: str | Path, table: Any) -> None:
+    """Write a table (pandas) as CSV in one go, without its index."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
 
@@ -143,6 +140,31 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
 
 
 @contextmanager
+def opened_lock(path: Path) -> Iterator[TextIO]:
+    """Open a lock file that says who holds it, and create it and its folder where there is none.
+
+    Raises:
+        V4DError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise V4DError(f"cannot write in {path.parent}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def lock_if_possible(descriptor: int, what: Path, *, wait: bool) -> bool:
+    """As `lock`; where the file system has no locks, print that `what` has none, and go on."""
+    try:
+        return lock(descriptor, wait=wait)
+    except OSError as error:
+        print(f"warning: no lock on {what}: {error.strerror}", file=sys.stderr, flush=True)
+        return True
+
+
+@contextmanager
 def exclusive(*outputs: Path) -> Iterator[None]:
     """Hold the lock of a job's first output; temporary files of killed predecessors are removed.
 
@@ -153,26 +175,11 @@ def exclusive(*outputs: Path) -> Iterator[None]:
         V4DError: the folder cannot be written.
     """
     first = outputs[0]
-    try:
-        for output in outputs:
-            output.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_lock_file(first.with_name(f".{first.name}.lock"))
-    except OSError as error:
-        raise V4DError(f"cannot write in {first.parent}: {error.strerror}") from error
-    try:
-        _wait_for(descriptor, first)
+    with opened_lock(first.with_name(f".{first.name}.lock")) as file:
+        if not lock_if_possible(file.fileno(), first, wait=False):
+            print(f"waiting for another process that is writing {first}", file=sys.stderr, flush=True)
+            lock_if_possible(file.fileno(), first, wait=True)
         for output in outputs:
             for leftover in output.parent.glob(f".{output.stem}.*.tmp{output.suffix}"):
                 leftover.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _wait_for(descriptor: int, output: Path) -> None:
-    try:
-        if not lock(descriptor, wait=False):
-            print(f"waiting for another process that is writing {output}", file=sys.stderr, flush=True)
-            lock(descriptor)
-    except OSError as error:  # a file system without locks
-        print(f"warning: no lock on {output}: {error.strerror}", file=sys.stderr, flush=True)
