@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_videos(tiny):
     write_config(tiny, configs.merge(TINY, changes | {"models": {"v4d": {"dropout": 0.0}}}))
     first, second = in_ranks(2, what_ends_the_training, tiny)
     assert "of epoch 1, learning rate 1e+30, videos train_0" in first and "debug.pt" in first
-    assert second == "loss is not finite"  # rank 0 has said the rest
+    assert second == first
     folder = tiny / "results/tiny/v4d/main"
     assert not (folder / "final.pt").exists() and not (folder / "checkpoints/last.pt").exists()
     state = torch.load(folder / "checkpoints/debug.pt", weights_only=True)

@@ -11,19 +11,18 @@ What is random (augmentation, dropout, order) is drawn anew from (seed, epoch, s
 position in the training is all the state that generators need; see `step.seed_step`.
 """
 
-import fcntl
 import itertools
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from v4d.errors import V4DError
 from v4d.models.checkpoint import read_weights, write_weights
+from v4d.utils.files import atomic_path, lock_if_possible, opened_lock
 
 FORMAT = 1
 
@@ -41,32 +40,19 @@ class CheckpointManager:
         Raises:
             V4DError: another process holds it, e.g. one that outlived a killed workflow.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("a+")
-        except OSError as error:
-            raise V4DError(f"cannot write in {self.folder}: {error.strerror}") from error
-        with lock:
-            self._acquire(lock)
+        with opened_lock(self.folder / ".lock") as file:
+            if not lock_if_possible(file.fileno(), self.folder, wait=False):
+                file.seek(0)
+                raise V4DError(
+                    f"{self.folder} is being written by process {file.read().strip() or 'unknown'} "
+                    "(a training that outlived its workflow?); wait for it or end it"
+                )
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}")
+            file.flush()
             for leftover in self.folder.glob(".*.tmp*"):  # a process was killed while it wrote
                 leftover.unlink(missing_ok=True)
             yield
-
-    def _acquire(self, lock: TextIO) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise V4DError(
-                f"{self.folder} is being written by process {holder} "
-                "(a training that outlived its workflow?); wait for it or end it"
-            ) from error
-        except OSError as error:  # the file system has no locks
-            print(f"warning: no lock on {self.folder}: {error.strerror}", file=sys.stderr, flush=True)
-        lock.truncate(0)
-        lock.write(f"{os.getpid()} on {socket.gethostname()}")
-        lock.flush()
 
     def save(self, state: dict[str, Any], *, end_of_epoch: bool, best: bool) -> None:
         """Write `last.pt`, and at the end of an epoch its own file; prune the oldest."""
@@ -79,11 +65,14 @@ class CheckpointManager:
         if best:
             _link(last, self.folder / "best.pt")
 
-    def save_debug(self, state: dict[str, Any]) -> Path:
-        """The state of a training that has gone wrong, beside the others."""
-        path = self.folder / "debug.pt"
-        write_weights(path, state | {"format": FORMAT})
-        return path
+    @property
+    def debug(self) -> Path:
+        """Where the state of a training goes that has gone wrong, beside the others."""
+        return self.folder / "debug.pt"
+
+    def save_debug(self, state: dict[str, Any]) -> None:
+        """Write `debug`."""
+        write_weights(self.debug, state | {"format": FORMAT})
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None where there is none."""
@@ -123,7 +112,9 @@ def check_identity(before: dict[str, Any], identity: dict[str, Any], folder: Pat
         if then == now:
             continue
         if isinstance(then, dict) and isinstance(now, dict):
-            key, then, now = _first_difference(key, then, now)
+            name = next((name for name in sorted(then | now) if then.get(name) != now.get(name)), "")
+            if name:
+                key, then, now = f"{key}.{name}", then.get(name), now.get(name)
         elif isinstance(then, list) and isinstance(now, list):
             odd = sorted(set(map(str, then)) ^ set(map(str, now)))
             key, then, now = f"{key} ({', '.join(odd[:3]) or 'order'})", len(then), len(now)
@@ -133,19 +124,10 @@ def check_identity(before: dict[str, Any], identity: dict[str, Any], folder: Pat
         )
 
 
-def _first_difference(key: str, then: dict, now: dict) -> tuple[str, Any, Any]:
-    for name in sorted(set(then) | set(now)):
-        if then.get(name) != now.get(name):
-            return f"{key}.{name}", then.get(name), now.get(name)
-    return key, then, now
-
-
 def _link(source: Path, target: Path) -> None:
     """Another name for the same bytes; a copy where the file system has no hard links."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

@@ -36,12 +36,12 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
         V4DError: no such file, another weight is missing or has another shape, or the file's network saw
             pixels normalised otherwise.
     """
+    if Path(source).suffix == SUFFIX:
+        raise V4DError(f"init: {source} is an exported program; give the checkpoint that it was made from")
     may_be_new = model.new_in_init()
     if source == "imagenet" or _is_2d(Path(source)):
         model.load_image_weights(source)
         return " and ".join(dict.fromkeys(may_be_new.values()))
-    if Path(source).suffix == SUFFIX:
-        raise V4DError(f"init: {source} is an exported program; give the checkpoint that it was made from")
     finished = load_any(Path(source))
     theirs, ours = finished.model.input, model.input
     if (theirs.mean, theirs.std) != (ours.mean, ours.std):
@@ -60,9 +60,8 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
     left = [name for name in own if name not in fitting]
     wrong = next((name for name in left if not name.startswith(tuple(may_be_new))), None)
     if wrong:
-        raise V4DError(
-            f"init: {source} does not fit {model.spec['arch']}: {wrong} is missing or has another shape"
-        )
+        arch = model.spec["arch"]
+        raise V4DError(f"init: {source} does not fit {arch}: {wrong} is missing or has another shape")
     model.load_state_dict(own | fitting)
     new = [words for prefix, words in may_be_new.items() if any(name.startswith(prefix) for name in left)]
     return " and ".join(dict.fromkeys(new))
@@ -91,8 +90,6 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 def _is_2d(path: Path) -> bool:
     """Whether a file is neither ours nor another video network: a bare 2D network, if anything."""
-    if path.suffix == SUFFIX:
-        return False
     content = read_weights(path)
     if not isinstance(content, dict) or "architecture" in content or "identity" in content:
         return False

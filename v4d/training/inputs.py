@@ -58,9 +58,10 @@ def _workers(stage: StageConfig, context: DistributedContext) -> int:
     return default_workers(torch.cuda.device_count()) if context.device.type == "cuda" else 0
 
 
-def steps_an_epoch(config: Config, stage: StageConfig) -> int:
-    """Optimiser steps of an epoch; see `TrainPlan`."""
-    return -(-len(records(config, stage.training.split)) // stage.training.batch_size)
+def optimiser_steps(config: Config, stage: StageConfig) -> int:
+    """Steps of a whole stage; see `TrainPlan` for those of an epoch."""
+    training = stage.training
+    return training.epochs * -(-len(records(config, training.split)) // training.batch_size)
 
 
 def check_mixup(settings: TrainingConfig, processes: int) -> None:

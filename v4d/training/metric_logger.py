@@ -7,9 +7,7 @@ from pathlib import Path
 
 import torch
 
-from v4d.config import TrainingConfig
 from v4d.data.loader import Loader
-from v4d.distributed.group import DistributedContext
 from v4d.tracking import Tracker
 from v4d.training.step import TrainState, TrainStep
 
@@ -23,10 +21,6 @@ class RunInfo:
 
     title: str
     """Model and stage, in front of every line."""
-    settings: TrainingConfig
-    """The stage's training settings."""
-    context: DistributedContext
-    """This process among the ranks."""
     train_videos: int
     """Number of training videos, over all ranks."""
     val_videos: int
@@ -42,8 +36,12 @@ class RunInfo:
 class MetricLogger:
     """Prints on rank 0 and logs; measures the time."""
 
-    def __init__(self, run: RunInfo, tracker: Tracker, state: TrainState):
+    def __init__(
+        self, run: RunInfo, tracker: Tracker, state: TrainState, loader: Loader, train_step: TrainStep
+    ):
         self.run, self.tracker, self.state = run, tracker, state
+        self.loader, self.train_step, self.settings = loader, train_step, train_step.settings
+        self.context = train_step.context
         self.last = self.epoch_start = self.begun = time.monotonic()
         self.videos = 0.0  # seen by this process in this epoch, which it may have joined in the middle
         self.first = self._epochs_done()
@@ -55,16 +53,16 @@ class MetricLogger:
         where = f"epoch {state.epoch + 1}, step {state.step + 1}"
         if self._epochs_done() == state.epoch + 1:
             where = f"the validation of epoch {state.epoch + 1}"
-        size = run.context.size
+        size = self.context.size
         self.say(
             f"{run.train_videos} training and {run.val_videos} validation videos, "
-            f"{run.classes} classes, batch {run.settings.batch_size} on "
+            f"{run.classes} classes, batch {self.settings.batch_size} on "
             + ("1 process" if size == 1 else f"{size} processes")
             + (f"; goes on at {where}" if state.history or state.step else "")
         )
         self.epoch_start = self.last = self.begun = time.monotonic()
 
-    def steps_done(self, steps: int, totals: list[float], loader: Loader, train_step: TrainStep) -> None:
+    def steps_done(self, steps: int, totals: list[float]) -> None:
         """A line for the steps since the last one.
 
         Args:
@@ -76,63 +74,64 @@ class MetricLogger:
         state.seconds += seconds
         loss, correct, videos, _ = totals
         part = state.epoch + state.step / steps
-        lr = train_step.lr(part - 1 / steps)
+        lr = self.train_step.lr(part - 1 / steps)
         self.videos += videos
         self.tracker.log_metrics(
             {"train_step/loss": loss / max(videos, 1), "train_step/lr": lr},
             step=run.step_offset + state.epoch * steps + state.step,
             once=True,
         )
-        epochs = run.settings.epochs
+        epochs = self.settings.epochs
         left = (now - self.begun) / max(part - self.first, 1e-9) * (epochs - part)
         self.say(
             f"epoch {state.epoch + 1}/{epochs} step {state.step}/{steps}  "
             f"loss {loss / max(videos, 1):.4f}  top-1 {100 * correct / max(videos, 1):.1f} %  lr {lr:.2g}  "
-            f"{videos / seconds:.1f} videos/s  wait {100 * loader.data_wait_fraction:.0f} %  "
-            f"{_memory(run.context.device):.1f} GB  {int(left) // 60}:{int(left) % 60:02d} left"
+            f"{videos / seconds:.1f} videos/s  wait {100 * self.loader.data_wait_fraction:.0f} %  "
+            f"{_memory(self.context.device):.1f} GB  {int(left) // 60}:{int(left) % 60:02d} left"
         )
-        self._warn(loader)
+        self._warn()
 
-    def epoch_ended(self, validation: dict[str, float], loader: Loader, train_step: TrainStep) -> None:
+    def epoch_ended(self, validation: dict[str, float]) -> None:
         """The row of an epoch: printed, logged, kept for metrics.json."""
         run, state = self.run, self.state
         loss, correct, videos, skipped = state.sums
         seconds = time.monotonic() - self.epoch_start
-        steps = len(loader) // run.settings.accumulate
+        steps = len(self.loader) // self.settings.accumulate
         row = {
             "train/loss": loss / max(videos, 1),
             "train/top1": 100 * correct / max(videos, 1),
-            "train/lr": train_step.lr(state.epoch + 1 - 1 / steps),
+            "train/lr": self.train_step.lr(state.epoch + 1 - 1 / steps),
             **validation,
             "perf/videos_per_second": self.videos / max(self.last - self.epoch_start, 1e-9),
-            "perf/data_wait_fraction": loader.data_wait_fraction,
+            "perf/data_wait_fraction": self.loader.data_wait_fraction,
         }
         if skipped:
             row["train/skipped_videos"] = skipped
         self.tracker.log_metrics(row, step=run.epoch_offset + state.epoch + 1, once=True)
         state.history.append({"epoch": state.epoch + 1, **row, "seconds": round(seconds, 2)})
-        for line in epoch_table(state.history, run.settings.epochs):
+        for line in epoch_table(state.history, self.settings.epochs):
             self.say(line)
         self.epoch_start = self.last = time.monotonic()
         self.videos = 0.0
 
     def say(self, text: str) -> None:
         """Print a line on rank 0."""
-        if self.run.context.is_main:
+        if self.context.is_main:
             print(f"{self.run.title}: {text}", flush=True)
 
     def _epochs_done(self) -> float:
         """How far the training is, in epochs."""
-        done = self.state.step * self.run.settings.batch_size / self.run.train_videos
+        done = self.state.step * self.settings.batch_size / self.run.train_videos
         return self.state.epoch + min(done, 1.0)
 
-    def _warn(self, loader: Loader) -> None:
-        if self.warned or loader.data_wait_fraction < WAIT_WARNING:
+    def _warn(self) -> None:
+        wait = self.loader.data_wait_fraction
+        if self.warned or wait < WAIT_WARNING:
             return
         self.warned = True
-        workers = self.run.settings.workers
+        workers = self.settings.workers
         self.say(
-            f"waits for data {100 * loader.data_wait_fraction:.0f} % of the time: raise training.workers "
+            f"waits for data {100 * wait:.0f} % of the time: raise training.workers "
             f"(now {'automatic' if workers is None else workers}), set training.locality where frames do not "
             "fit into memory, or put data/ on a faster disk"
         )

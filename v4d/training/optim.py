@@ -1,7 +1,7 @@
 """Optimiser, parameter groups and schedules (section 4.1 of the paper, and the released settings)."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -133,13 +133,12 @@ class WeightAverage:
             else:
                 self.state[name].copy_(value)
 
-    def take(self, model: nn.Module) -> None:
-        """Go on from a network's weights and statistics."""
-        for name, value in model.state_dict().items():
+    def take(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from these weights and statistics."""
+        for name, value in state.items():
             self.state[name].copy_(value)
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], limit: float | None) -> torch.Tensor:
     """Scale gradients to a total norm of at most `limit`; the norm before, without waiting for the device."""
-    parameters = [p for p in parameters if p.grad is not None]
     return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit, foreach=True)

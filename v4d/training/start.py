@@ -1,6 +1,7 @@
 """How a training stage starts: the data and the weights that it needs are checked, then its processes run."""
 
 import os
+from pathlib import Path
 
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.data.index import dataset_info
@@ -32,19 +33,13 @@ def start(
     processes = processes_for(nproc, gpus or training.gpus, training.processes)
     if model.checkpoint is not None:
         raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
-    _check_inputs(config, model, stage)
+    dataset_info(config)
+    source = initial_weights(config, model, stage)
+    if isinstance(source, Path) and not source.exists():
+        if stage.init == "previous":
+            raise V4DError(f"no such checkpoint: {source}; train stage {source.parent.name!r} first")
+        raise V4DError(f"models.{model.name}: init: no such file: {stage.init}")
     if training.compile:  # the folder outlives the job, so that a later one need not compile again
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
     words = ["--config", config_file, "--model", model.name, "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)
-
-
-def _check_inputs(config: Config, model: ModelConfig, stage: StageConfig) -> None:
-    """Refuse a missing data set and missing weights before any process starts."""
-    dataset_info(config)
-    source = initial_weights(config, model, stage)
-    if isinstance(source, str) or source.exists():
-        return
-    if stage.init == "previous":
-        raise V4DError(f"no such checkpoint: {source}; train stage {source.parent.name!r} first")
-    raise V4DError(f"models.{model.name}: init: no such file: {stage.init}")

@@ -9,7 +9,7 @@ import hashlib
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
@@ -26,14 +26,7 @@ from v4d.distributed.group import DistributedContext, gather_objects, sum_over_r
 from v4d.errors import V4DError
 from v4d.models.base import VideoModel
 from v4d.models.freezing import frozen_names
-from v4d.training.optim import (
-    WeightAverage,
-    build_optimizer,
-    clip_grad_norm,
-    lr_factor,
-    peak_lr,
-    set_lr,
-)
+from v4d.training import optim
 
 
 class Preempted(Exception):
@@ -89,11 +82,12 @@ class TrainStep:
             if model.gradient_checkpointing is None:
                 raise V4DError(f"training.checkpoint_activations: {stage.arch} cannot recompute activations")
             model.gradient_checkpointing = True
-        self.optimizer = build_optimizer(model, self.settings.optimizer)
-        self.average: WeightAverage | None = None
+        self.optimizer = optim.build_optimizer(model, self.settings.optimizer)
+        self.average: optim.WeightAverage | None = None
         if self.settings.ema:
-            self.average = WeightAverage(self.model, self.settings.ema, frozen_names(model))
+            self.average = optim.WeightAverage(self.model, self.settings.ema, frozen_names(model))
         self.network = self._wrapped(model)
+        self._no_sync: Callable[[], Any] = getattr(self.network, "no_sync", contextlib.nullcontext)
         self.bf16 = takes_bf16(self.settings.precision, context.device.type)
 
     def _wrapped(self, model: VideoModel) -> nn.Module:
@@ -114,23 +108,23 @@ class TrainStep:
         Returns:
             Sums over this rank's videos: loss, correct ones, videos, skipped videos. On the device.
         """
-        set_lr(self.optimizer, self.lr(part))
+        optim.set_lr(self.optimizer, self.lr(part))
         self.optimizer.zero_grad(set_to_none=True)
         counts = torch.stack([batch.weight.sum() for batch in batches]).to(self.context.device)
         total = sum_over_ranks(self.context, counts.sum()).clamp(min=1)
         sums = torch.zeros(4, dtype=torch.float64, device=self.context.device)
         for number, batch in enumerate(batches):
             seed_step(self.seed, epoch, step, number, self.context.rank)
-            last = number == len(batches) - 1
             try:
-                with _no_sync(self.network, active=not last):
+                # DDP's reduction is held back until the last batch of a step.
+                with self._no_sync() if number + 1 < len(batches) else contextlib.nullcontext():
                     loss, batch_sums = self._loss(batch)
                     # DDP divides gradients by the number of ranks.
                     (loss * self.context.size / total).backward()
             except torch.OutOfMemoryError as error:
                 raise V4DError(self._too_large()) from error
             sums += batch_sums
-        clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
+        optim.clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
@@ -148,7 +142,8 @@ class TrainStep:
 
     def lr(self, part: float) -> float:
         """The learning rate at an epoch, which may be a fraction."""
-        return peak_lr(self.settings) * lr_factor(self.settings.schedule, part, self.settings.epochs)
+        settings = self.settings
+        return optim.peak_lr(settings) * optim.lr_factor(settings.schedule, part, settings.epochs)
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of losses over a batch, and the four sums of `step`."""
@@ -186,8 +181,7 @@ class TrainStep:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            for name, value in state["average"].items():
-                self.average.state[name].copy_(value)
+            self.average.take(state["average"])
             self.average.steps = state.get("average_steps")
 
 
@@ -204,7 +198,7 @@ def partners(weight: torch.Tensor) -> torch.Tensor:
 
 
 def train_epoch(
-    train_step: TrainStep, loader: Loader, state: TrainState, accumulate: int, stop: StopSignal
+    train_step: TrainStep, loader: Loader, state: TrainState, stop: StopSignal
 ) -> Iterator[tuple[int, list[float], bool]]:
     """Train from `state.step` to the end of the epoch.
 
@@ -216,6 +210,7 @@ def train_epoch(
         Diverged: the loss is not finite.
     """
     settings, context = train_step.settings, train_step.context
+    accumulate = settings.accumulate
     loader.set_epoch(state.epoch, start_step=state.step * accumulate)
     steps = len(loader) // accumulate
     pending = torch.zeros(4, dtype=torch.float64, device=context.device)
@@ -235,7 +230,7 @@ def train_epoch(
             flags = pending.new_tensor([float(stop.received), float(bad is not None)])
             *totals, stops, diverged = sum_over_ranks(context, torch.cat([pending, flags])).tolist()
             if diverged:
-                raise Diverged(_say_together(context, bad))
+                raise Diverged(next(text for text in gather_objects(context, bad) if text))
             yield steps, totals, stops > 0
             pending.zero_()
             seen.clear()
@@ -253,12 +248,6 @@ def _first_bad(seen: list[tuple[float, int, list[str], torch.Tensor]], train_ste
     return None
 
 
-def _say_together(context: DistributedContext, message: str | None) -> str:
-    """Rank 0 speaks for the first rank that has something to say."""
-    gathered = gather_objects(context, message)
-    return next((text for text in gathered or [] if text), "loss is not finite")
-
-
 def seed_step(seed: int, epoch: int, step: int, batch: int, rank: int) -> None:
     """Seed what a forward pass draws (dropout, mixup) from its place in the training.
 
@@ -266,10 +255,3 @@ def seed_step(seed: int, epoch: int, step: int, batch: int, rank: int) -> None:
     """
     text = f"{seed}/{epoch}/{step}/{batch}/{rank}".encode()
     torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1)
-
-
-def _no_sync(network: nn.Module, active: bool) -> Any:
-    """Hold DDP's reduction back until the last batch of a step."""
-    if active and isinstance(network, DistributedDataParallel):
-        return network.no_sync()
-    return contextlib.nullcontext()

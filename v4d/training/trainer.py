@@ -19,7 +19,7 @@ from v4d.models.base import VideoModel, check_crop
 from v4d.tracking import Tracker, forget_stages
 from v4d.training.checkpoint import CheckpointManager, check_identity
 from v4d.training.init_weights import initial_weights, load_initial, weights_digest
-from v4d.training.inputs import check_data, check_mixup, steps_an_epoch, training_batches, validation_batches
+from v4d.training.inputs import check_data, check_mixup, optimiser_steps, training_batches, validation_batches
 from v4d.training.metric_logger import MetricLogger, RunInfo
 from v4d.training.outputs import StageOutputs
 from v4d.training.step import Diverged, Preempted, StopSignal, TrainState, TrainStep, train_epoch
@@ -53,6 +53,7 @@ class Trainer:
         self.outputs = StageOutputs(config, self.model_config, self.stage, self.identity, dataset)
         self.earlier = self.model_config.before(self.stage)
         self.rules = RULES
+        self.source = initial_weights(config, self.model_config, self.stage)
 
     def run(self) -> None:
         """Train to the end and write `final.pt` and `metrics.json`.
@@ -75,7 +76,7 @@ class Trainer:
                 train_step.load_state(saved)
                 state = TrainState(**saved["position"])
             with self._tracker(train_step.model) as tracker:
-                self._train(train_step, state, MetricLogger(self._run_info(), tracker, state))
+                self._train(train_step, state, tracker)
                 if self.context.is_main:
                     final = self._validated_model(train_step).eval()
                     self.outputs.write(final, state, tracker, self.context.size)
@@ -84,15 +85,11 @@ class Trainer:
     def _run_info(self) -> RunInfo:
         return RunInfo(
             title=f"{self.model_config.name} {self.stage.name}",
-            settings=self.settings,
-            context=self.context,
             train_videos=len(self.train_videos),
             val_videos=len(self.val_videos),
             classes=len(self.classes),
             epoch_offset=sum(stage.training.epochs for stage in self.earlier),
-            step_offset=sum(
-                stage.training.epochs * steps_an_epoch(self.config, stage) for stage in self.earlier
-            ),
+            step_offset=sum(optimiser_steps(self.config, stage) for stage in self.earlier),
         )
 
     def _tracker(self, model: VideoModel) -> Tracker:
@@ -143,29 +140,23 @@ class Trainer:
     @functools.cached_property
     def _initial_digest(self) -> dict[str, str]:
         """Where the stage before was trained anew, or a file replaced, this stage starts anew too."""
-        source = initial_weights(self.config, self.model_config, self.stage)
-        return {"initial_weights": weights_digest(source)} if isinstance(source, Path) else {}
+        path = self.source
+        return {"initial_weights": weights_digest(path)} if isinstance(path, Path) else {}
 
     def _model(self, fresh: bool) -> VideoModel:
         model = create_model(**self.identity["architecture"])
         check_crop(model, self.settings.crop.size, "training.crop.size")
-        if fresh:
-            self._initialise(model)
+        if fresh and self.source != "scratch":
+            new = load_initial(model, self.source, self.classes)
+            if self.context.is_main:
+                print(f"starts from {self.source}" + (f"; new: {new}" if new else ""), flush=True)
         for what in self.stage.freeze:
             freeze(model, what)
         return model.to(self.context.device)
 
-    def _initialise(self, model: VideoModel) -> None:
-        source = initial_weights(self.config, self.model_config, self.stage)
-        if source == "scratch":
-            return
-        new = load_initial(model, source, self.classes)
-        if self.context.is_main:
-            print(f"starts from {source}" + (f"; new: {new}" if new else ""), flush=True)
-
-    def _train(self, train_step: TrainStep, state: TrainState, logger: MetricLogger) -> None:
-        stop = StopSignal()
-        loader = self._train_loader()
+    def _train(self, train_step: TrainStep, state: TrainState, tracker: Tracker) -> None:
+        stop, loader = StopSignal(), self._train_loader()
+        logger = MetricLogger(self._run_info(), tracker, state, loader, train_step)
         validation = validation_batches(self.stage, self.val_videos, self.context)
         if state.epoch < self.settings.epochs:
             logger.started()
@@ -175,7 +166,7 @@ class Trainer:
             best = numbers["val/top1"] > state.best.get("val/top1", -1.0)
             if best:
                 state.best = {"epoch": state.epoch + 1, "val/top1": numbers["val/top1"]}
-            logger.epoch_ended(numbers, loader, train_step)
+            logger.epoch_ended(numbers)
             state.epoch += 1
             state.step, state.sums = 0, [0.0] * 4
             if self.context.is_main:
@@ -187,21 +178,14 @@ class Trainer:
         return training_batches(self.stage, self.train_videos, self.context, self.config.seed, self.rules)
 
     def _train_one_epoch(
-        self,
-        train_step: TrainStep,
-        loader: Loader,
-        state: TrainState,
-        stop: StopSignal,
-        logger: MetricLogger,
+        self, train_step: TrainStep, loader: Loader, state: TrainState, stop: StopSignal, logger: MetricLogger
     ) -> None:
         train_step.model.train()
         saved = time.monotonic()
         try:
-            for steps, totals, stops in train_epoch(
-                train_step, loader, state, self.settings.accumulate, stop
-            ):
+            for steps, totals, stops in train_epoch(train_step, loader, state, stop):
                 state.sums = [a + b for a, b in zip(state.sums, totals, strict=True)]
-                logger.steps_done(steps, totals, loader, train_step)
+                logger.steps_done(steps, totals)
                 minutes = (time.monotonic() - saved) / 60
                 # Also after the last step: the validation may take long.
                 if self.context.is_main and (stops or minutes >= self.settings.checkpoint_minutes):
@@ -213,11 +197,9 @@ class Trainer:
                     raise Preempted
         except Diverged as error:
             if self.context.is_main:
-                where = self.checkpoints.save_debug(self._document(train_step, state))
-                barrier(self.context)
-                raise Diverged(f"{error}; the state is in {where}") from error
+                self.checkpoints.save_debug(self._document(train_step, state))
             barrier(self.context)
-            raise
+            raise Diverged(f"{error}; the state is in {self.checkpoints.debug}") from error
 
     def _validate(self, train_step: TrainStep, validation: Loader) -> dict[str, float]:
         settings = self.settings
@@ -226,7 +208,7 @@ class Trainer:
             batches = -(-settings.precise_bn_videos * settings.accumulate // settings.batch_size)
             measure_batch_norm(model, self._train_loader(), self.context, batches, settings.precision)
             if train_step.average is not None:  # keep the weights that are validated
-                train_step.average.take(model)
+                train_step.average.take(model.state_dict())
         return validate(model, validation, self.context, len(self.val_videos), settings.precision)
 
     def _validated_model(self, train_step: TrainStep) -> VideoModel:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from v4d.config import takes_bf16
 from v4d.data.batch import normalise, prefetch
 from v4d.data.loader import Loader
-from v4d.distributed.group import DistributedContext, broadcast_object, gather_objects, sum_over_ranks
+from v4d.distributed.group import DistributedContext, gather_objects, sum_over_ranks
 from v4d.errors import V4DError
 from v4d.models.base import BatchNorm, VideoModel
 
-Row = tuple[str, float, bool, bool]
-"""video id, loss, top-1 right, top-5 right"""
+Row = tuple[str, float, float, float]
+"""video id, loss, top-1 right (0 or 1), top-5 right"""
 
 
 def autocast(context: DistributedContext, precision: str) -> torch.autocast:
@@ -43,14 +43,12 @@ def validate(
         ranked = logits.topk(min(5, logits.shape[1]), 1).indices == batch.class_index[:, None]
         columns = torch.stack([loss, ranked[:, 0].float(), ranked.any(1).float()], 1)
         rows.append((batch.video_id, columns))  # stays on the device, so that the host does not wait
-    mine: list[Row] = [
-        (video_id, loss, bool(top1), bool(top5))
+    mine = [
+        (video_id, *values)
         for video_ids, columns in rows
-        for video_id, (loss, top1, top5) in zip(video_ids, columns.tolist(), strict=True)
+        for video_id, values in zip(video_ids, columns.tolist(), strict=True)
     ]
-    gathered = gather_objects(context, mine)
-    summary = summarise([row for part in gathered for row in part], expected) if gathered else None
-    return broadcast_object(context, summary)
+    return summarise([row for part in gather_objects(context, mine) for row in part], expected)
 
 
 def summarise(rows: list[Row], expected: int) -> dict[str, float]:
