@@ -25,11 +25,11 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def start(stage: str | None = None, **options) -> int:
+def start(stage: str | None = None, processes: int = 1) -> int:
     config = configs.load("config.yaml")
     model = config.model("v4d")
     chosen = model.stage(stage) if stage else model.final
-    return starting.start(config, model, chosen, config_file="config.yaml", **options)
+    return starting.start(config, model, chosen, config_file="config.yaml", processes=processes)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def launched(monkeypatch) -> list:
 
 
 def test_its_processes_are_told_what_to_train(launched):
-    assert start("first", nproc=3) == 75
+    assert start("first", processes=3) == 75
     words = ["--config", "config.yaml", "--model", "v4d", "--stage", "first"]
     assert launched == [("v4d.training.worker", words, 3)]
 

@@ -1,6 +1,7 @@
 """The commands of a model in a config: training a stage of it, and testing it."""
 
 from argparse import Namespace
+from typing import Any
 
 from v4d.cli.command import CONFIG, argument, command, load_config, one_of
 
@@ -28,7 +29,7 @@ def train(args: Namespace) -> int:
     config = load_config(args)
     model = config.model(args.model)
     stage = model.stage(args.stage) if args.stage else model.final
-    return start(config, model, stage, config_file=args.config, nproc=args.nproc, gpus=args.gpus)
+    return start(config, model, stage, config_file=args.config, processes=_processes(args, stage.training))
 
 
 @command(CONFIG, argument("--model", required=True, help="name of the model in the config"), PROCESSES)
@@ -43,4 +44,11 @@ def test(args: Namespace) -> int:
     from v4d.evaluation.stage import start
 
     config = load_config(args)
-    return start(config, config.model(args.model), config_file=args.config, nproc=args.nproc, gpus=args.gpus)
+    model = config.model(args.model)
+    return start(config, model, config_file=args.config, processes=_processes(args, model.final.training))
+
+
+def _processes(args: Namespace, training: Any) -> int:
+    from v4d.distributed.launcher import processes_for
+
+    return processes_for(args.nproc, args.gpus or training.gpus, training.processes)

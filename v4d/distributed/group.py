@@ -55,11 +55,10 @@ def process_group() -> Iterator[DistributedContext]:
         leased = _hold_lease()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        backend = "nccl"
+        backend, bound = "nccl", device
     else:
-        leased, device, backend = None, torch.device("cpu"), "gloo"
+        leased, device, backend, bound = None, torch.device("cpu"), "gloo", None
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1)
-    bound = device if backend == "nccl" else None
     if STORE in os.environ or "MASTER_ADDR" in os.environ:
         store = dist.FileStore(os.environ[STORE]) if STORE in os.environ else None  # None: torchrun's
         dist.init_process_group(

@@ -18,7 +18,7 @@ from v4d.checkpoints import checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig
 from v4d.data import index
 from v4d.distributed.group import DistributedContext, broadcast_object, exit_code_of, process_group
-from v4d.distributed.launcher import launch, processes_for
+from v4d.distributed.launcher import launch
 from v4d.errors import V4DError
 from v4d.evaluation.pieces import Clock, TestRun
 from v4d.evaluation.predictions import merge
@@ -29,23 +29,17 @@ from v4d.utils.files import exclusive, read_json
 POLL_SECONDS = 0.2
 
 
-def start(
-    config: Config, model: ModelConfig, *, config_file: str, nproc: int | None = None, gpus: int | None = None
-) -> int:
-    """Refuse what cannot be tested, then test it: a process a GPU, or as many as asked for on a CPU.
-
-    The processes read `config_file`.
+def start(config: Config, model: ModelConfig, *, config_file: str, processes: int) -> int:
+    """Refuse what cannot be tested, then test it, in so many processes. They read `config_file`.
 
     Returns:
         The exit code.
 
     Raises:
-        V4DError: no checkpoint, other classes than the data set's, no videos, more processes than GPUs.
+        V4DError: no checkpoint, other classes than the data set's, no videos.
     """
     load_finished(checkpoint_path(config, model), model.final, index.class_names(config))
     index.records(config, config.testing.split)
-    training = model.final.training
-    processes = processes_for(nproc, gpus or training.gpus, training.processes)
     return launch("v4d.evaluation.stage", ["--config", config_file, "--model", model.name], processes)
 
 

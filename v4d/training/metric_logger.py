@@ -48,7 +48,7 @@ class MetricLogger:
         self.warned = False
 
     def started(self) -> None:
-        """A line in front of the first step; the time runs from here."""
+        """A line in front of the first step."""
         run, state = self.run, self.state
         where = f"epoch {state.epoch + 1}, step {state.step + 1}"
         if self._epochs_done() == state.epoch + 1:
@@ -60,7 +60,6 @@ class MetricLogger:
             + ("1 process" if size == 1 else f"{size} processes")
             + (f"; goes on at {where}" if state.history or state.step else "")
         )
-        self.epoch_start = self.last = self.begun = time.monotonic()
 
     def steps_done(self, steps: int, totals: list[float]) -> None:
         """A line for the steps since the last one.

@@ -5,32 +5,21 @@ from pathlib import Path
 
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.data.index import dataset_info
-from v4d.distributed.launcher import launch, processes_for
+from v4d.distributed.launcher import launch
 from v4d.errors import V4DError
 from v4d.training.init_weights import initial_weights
 from v4d.utils.lifeline import lasting_folder
 
 
-def start(
-    config: Config,
-    model: ModelConfig,
-    stage: StageConfig,
-    *,
-    config_file: str,
-    nproc: int | None = None,
-    gpus: int | None = None,
-) -> int:
-    """Train one stage of a model, in as many processes as `processes_for` says. They read `config_file`.
+def start(config: Config, model: ModelConfig, stage: StageConfig, *, config_file: str, processes: int) -> int:
+    """Train one stage of a model, in so many processes. They read `config_file`.
 
     Returns:
         The exit code.
 
     Raises:
-        V4DError: a model that is only tested, no data set, no weights to start from, more processes than
-            GPUs.
+        V4DError: a model that is only tested, no data set, no weights to start from.
     """
-    training = stage.training
-    processes = processes_for(nproc, gpus or training.gpus, training.processes)
     if model.checkpoint is not None:
         raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
     dataset_info(config)
@@ -39,7 +28,7 @@ def start(
         if stage.init == "previous":
             raise V4DError(f"no such checkpoint: {source}; train stage {source.parent.name!r} first")
         raise V4DError(f"models.{model.name}: init: no such file: {stage.init}")
-    if training.compile:  # the folder outlives the job, so that a later one need not compile again
+    if stage.training.compile:  # the folder outlives the job, so that a later one need not compile again
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
     words = ["--config", config_file, "--model", model.name, "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)

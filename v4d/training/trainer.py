@@ -156,8 +156,8 @@ class Trainer:
 
     def _train(self, train_step: TrainStep, state: TrainState, tracker: Tracker) -> None:
         stop, loader = StopSignal(), self._train_loader()
-        logger = MetricLogger(self._run_info(), tracker, state, loader, train_step)
         validation = validation_batches(self.stage, self.val_videos, self.context)
+        logger = MetricLogger(self._run_info(), tracker, state, loader, train_step)
         if state.epoch < self.settings.epochs:
             logger.started()
         while state.epoch < self.settings.epochs:
