@@ -125,7 +125,7 @@ def exit_code_of(error: V4DError, command: str) -> int:
     """Let rank 0 print an error that all ranks meet; the launcher ends the others while they wait here."""
     if not isinstance(error, WorkerDied) and os.environ.get("RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(5)
+        time.sleep(30)  # rank 0 may need seconds to end on a busy machine
     print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return 1
 
