@@ -94,11 +94,9 @@ class Trainer:
 
     def _tracker(self, model: VideoModel) -> Tracker:
         """Rank 0's tracker; a silent one elsewhere."""
-        return (
-            self.outputs.open_tracker(model, self._deciding(self._settings()))
-            if self.context.is_main
-            else Tracker()
-        )
+        if not self.context.is_main:
+            return Tracker()
+        return self.outputs.open_tracker(model, self._deciding(self._settings()))
 
     def _resumable_state(self) -> dict[str, Any] | None:
         """The last checkpoint, if it belongs to this training; one with other settings is set aside."""
