@@ -175,6 +175,7 @@ def test_precise_statistics_are_measured_as_training_computes():
     assert seen == {"float32": {torch.float32}, "bf16": {torch.bfloat16}}
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_so_in_the_average(tiny):
     """Its statistics too, which precise batch norm measured anew: a network that was not trained."""
     first = {"epochs": 1}
