@@ -91,17 +91,17 @@ def load_finished(path: Path, stage: StageConfig, classes: Sequence[str]) -> Loa
         raise V4DError(f"{path}: an exported program is for `v4d predict`; test the checkpoint itself")
     finished = load_any(path, units=stage.units, frames=stage.frames, frame_stride=stage.frame_stride)
     check_classes(path, finished.classes, classes)
-    check_network(path, finished.model, stage)
+    check_network(path, finished.architecture, stage)
     return finished
 
 
-def check_network(path: Path, model: VideoModel, stage: StageConfig) -> None:
+def check_network(path: Path, architecture: Mapping[str, Any], stage: StageConfig) -> None:
     """Refuse a checkpoint of another network than the config names; units, frames and dropout may differ.
 
     Raises:
         V4DError: the first difference.
     """
-    ours, theirs = _form(stage.arch, stage.options), _form(model.spec["arch"], model.spec)
+    ours, theirs = _form(stage.arch, stage.options), _form(architecture["arch"], architecture)
     for key in {**ours, **theirs}:
         if ours.get(key) != theirs.get(key):
             raise V4DError(
