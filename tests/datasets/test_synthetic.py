@@ -74,6 +74,35 @@ def test_the_path_is_the_class(class_index):
         assert np.diff(moving).max() > 16  # the rest
 
 
+def units_of_jumps(class_index: int, count: int) -> np.ndarray:
+    """Places (x, y) in the two frames of 4 units of videos of the task `motion`: `[count, 4, 2, 2]`."""
+    rows = []
+    for number in range(count):
+        name = f"c{class_index}v{number}"
+        scene = draw_scene(name, CLASSES[class_index], size=64, rest_frames=4, seed=0, task="motion")
+        rows.append(scene.path[eval_indices(scene.num_frames, 4, 2, 3)])
+    return np.array(rows)
+
+
+def test_in_the_task_motion_only_the_inside_of_units_tells_the_class():
+    left, right = (
+        units_of_jumps(CLASSES.index(name), 400) for name in ("left_then_right", "right_then_left")
+    )
+    angles = [units[:, :, 0] * 2 * np.pi / 64 for units in (left, right)]  # of the first frame of each unit
+    places = [np.concatenate([np.cos(a), np.sin(a)], -1).reshape(len(a), -1) for a in angles]
+    assert guessed(*places) < 0.6
+    for units, way in ((left, -1), (right, 1)):
+        moved = units[..., 1, 0] - units[..., 0, 0]
+        moved = moved[:, [0, -1]] * [way, -way]  # in the first and in the last unit, as the class has it
+        inside = abs(moved) < 16  # no jump in between
+        assert inside.mean() > 0.6 and (moved[inside] > 0).mean() > 0.8
+
+
+def test_the_task_is_part_of_what_archives_are_made_of_unless_it_is_the_old_one():
+    assert "task" not in open_source(dataset()).archive_settings()
+    assert open_source(dataset(task="motion")).archive_settings()["task"] == "motion"
+
+
 def test_what_leaves_on_one_side_comes_in_on_the_other():
     scene = scene_of("v0", 1)
     path = np.array([[0.0, 32.0], [64.0, 32.0], [32.0, 0.0]])

@@ -4,7 +4,7 @@ Its archives are rendered here (`synthetic_videos`), so that the pipeline can be
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,12 @@ class SyntheticOptions(SourceOptions):
         16, "Frames between the two motions; longer than one unit spans, so that no unit sees both.", ge=1
     )
     seed: int = key(0, "Seed of everything drawn.", ge=0)
+    task: Literal["order", "motion"] = key(
+        "order",
+        "What tells the class, beside the order of the units: where the object is in them (order), or only "
+        "how it moves inside each (motion).",
+        before="order",
+    )
 
     def check(self, dataset: DatasetConfig) -> None:
         """Refuse a split without a number of videos."""

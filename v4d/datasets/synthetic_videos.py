@@ -4,6 +4,10 @@ An object moves, rests, and moves back: left then right, right then left, up the
 leaves on one side comes in on the other. The rest is longer than one unit spans, so a single unit sees one
 motion at most and cannot tell the class; units together, in their order, can. Start, speed, colour, shape,
 size, background, noise and the moments of change vary. A video depends on the seed and its own id only.
+
+In the task `order` each motion is one movement, so where the object is in the units tells the class as well.
+In the task `motion` it jumps to a random place every few frames: where it is in a unit says nothing, only how
+it moves inside the unit does, and the order of the units.
 """
 
 import hashlib
@@ -13,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +28,8 @@ from v4d.utils.progress import progress
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SHAPES = ("disc", "square", "diamond", "ring")
+RUNS = 4
+"""Movements of each motion in the task `motion`, with a jump between two."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +46,17 @@ class Scene:
     noise: float
 
 
-def write_archive(
-    path: Path, members: list[tuple[str, str]], what: str, *, size: int, rest_frames: int, seed: int
-) -> None:
+def write_archive(path: Path, members: list[tuple[str, str]], what: str, **look: Any) -> None:
     """Render videos, on all cores, into a gzip-compressed tar of `<video_id>.mp4`.
 
     Args:
         members: id and class of each video.
         what: the name of this work where progress is shown.
-        size, rest_frames, seed: as `draw_scene`.
+        look: as `draw_scene`.
     """
 
     def render(member: tuple[str, str]) -> tuple[str, bytes]:
-        return member[0], encode(draw_scene(*member, size=size, rest_frames=rest_frames, seed=seed))
+        return member[0], encode(draw_scene(*member, **look))
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, new_archive(path, 1) as archive:
         videos = pool.map(render, members)
@@ -59,7 +64,9 @@ def write_archive(
             add_member(archive, f"{video_id}.mp4", video)
 
 
-def draw_scene(video_id: str, name: str, *, size: int, rest_frames: int, seed: int) -> Scene:
+def draw_scene(
+    video_id: str, name: str, *, size: int, rest_frames: int, seed: int, task: str = "order"
+) -> Scene:
     """Draw the lots for one video.
 
     Args:
@@ -67,11 +74,12 @@ def draw_scene(video_id: str, name: str, *, size: int, rest_frames: int, seed: i
         size: width and height, pixels.
         rest_frames: frames between the two motions, at least.
         seed: another one gives other videos of the same ids.
+        task: `order` or `motion`.
     """
     digest = hashlib.sha256(f"{seed}/{video_id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     radius = size * rng.uniform(0.12, 0.19)
-    path = _path(rng, name, size, rest_frames)
+    path = (_path_of_jumps if task == "motion" else _path)(rng, name, size, rest_frames)
     background = _background(rng, size)
     fps, shape = int(rng.choice([25, 30])), str(rng.choice(SHAPES))
     color = _contrasting(rng, background.mean(axis=(0, 1)))
@@ -103,6 +111,25 @@ def _path(rng: np.random.Generator, name: str, size: int, rest: int) -> np.ndarr
         ]
     )
     return rng.uniform(0, size, 2) + away[:, None] * direction
+
+
+def _path_of_jumps(rng: np.random.Generator, name: str, size: int, rest: int) -> np.ndarray:
+    """Move, rest, move back; both motions are `RUNS` runs, each of 8 to 10 frames from a random place.
+
+    Units that begin at least 10 frames apart never share a run: their places are independent and uniform (the
+    picture has no edges), and the same in all classes.
+    """
+    direction = np.array(DIRECTIONS[name.split("_then_")[0]], float)
+    speed = size * rng.uniform(0.06, 0.09)  # pixels a frame
+    steps = [direction * speed] * RUNS + [direction * 0] + [-direction * speed] * RUNS
+    lengths = rng.integers(8, 11, len(steps))
+    lengths[RUNS] = rest + rng.integers(0, 7)
+    return np.concatenate(
+        [
+            rng.uniform(0, size, 2) + np.arange(n)[:, None] * step
+            for n, step in zip(lengths, steps, strict=True)
+        ]
+    )
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
