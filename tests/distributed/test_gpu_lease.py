@@ -1,8 +1,10 @@
 """The lease on GPUs, held by real processes; it needs no GPU."""
 
 import contextlib
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.project import environment
 from v4d.distributed import gpu_lease as gpus
@@ -147,6 +151,88 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         pass
 
 
+def as_link(path: Path, mine: Path) -> None:
+    path.symlink_to(mine)
+
+
+def as_dangling_link(path: Path, mine: Path) -> None:
+    path.symlink_to(mine.with_name("created"))
+
+
+def as_second_name(path: Path, mine: Path) -> None:
+    os.link(mine, path)
+
+
+def as_fifo(path: Path, mine: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_folder(path: Path, mine: Path) -> None:
+    path.mkdir()
+
+
+def as_socket(path: Path, mine: Path) -> None:
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(path.name)
+
+
+def as_device(path: Path, mine: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+PLANTED = [as_link, as_dangling_link, as_second_name, as_fifo, as_folder, as_socket, as_device]
+
+
+@pytest.mark.parametrize("name", [gpus.GATE, lock_file(GPUS[0], Path()).name])
+@pytest.mark.parametrize("plant", PLANTED)
+def test_what_another_user_has_planted_is_refused_and_left_alone(tmp_path, plant, name):
+    folder, mine = tmp_path / "gpus", tmp_path / "mine.txt"
+    folder.mkdir()
+    mine.write_text("years of work")
+    plant(folder / name, mine)
+    before = sorted(tmp_path.iterdir())
+    words = r"GPUs cannot be leased: .*V4D_SHARE_GPUS=1"
+    with pytest.raises(V4DError, match=words), lease(GPUS[:1], 1, folder):
+        pass
+    with pytest.raises(V4DError, match="GPUs cannot be leased"):
+        hold(folder / name, os.getpid())
+    assert mine.read_text() == "years of work"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_a_link_or_in_which_anybody_may_replace_files_is_refused(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for folder in ("link", "open"):
+        with pytest.raises(V4DError, match="GPUs cannot be leased"), lease(GPUS, 1, tmp_path / folder):
+            pass
+        assert list((tmp_path / folder).iterdir()) == []
+    (tmp_path / "open").chmod(0o1777)
+    with lease(GPUS, 1, tmp_path / "open") as taken:
+        assert tokens(taken) == ["0"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(content=st.binary(max_size=100))
+def test_whatever_a_lock_file_holds_it_is_taken_or_said_in_one_line(tmp_path_factory, content):
+    folder = tmp_path_factory.getbasetemp() / "scribbled"
+    folder.mkdir(exist_ok=True)
+    path = lock_file(GPUS[0], folder)
+    path.write_bytes(content)
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        words = gpus._waiting_words(GPUS[:1], 1, folder)
+    assert words.isprintable() and len(words) < 200
+    with lease(GPUS[:1], 1, folder):
+        assert path.read_text() == str(os.getpid())
+    path.write_bytes(content)
+    with pytest.raises(V4DError) as raised:
+        hold(path, "none")
+    assert str(raised.value).isprintable()
+
+
 @pytest.fixture
 def two_visible(monkeypatch, tmp_path):
     """A machine with four GPUs of which this job may see two, under other names than their places."""
@@ -163,7 +249,7 @@ def test_the_processes_see_what_was_leased(two_visible, monkeypatch):
     with lease([Gpu("3", "GPU-0003")], 1, two_visible), distributed._leased_gpus(1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
         with group._hold_lease() as held:
-            assert Path(held.name).name == "GPU-0001.lock"
+            assert Path(f"/proc/self/fd/{held.fileno()}").readlink().name == "GPU-0001.lock"
 
 
 def test_sharing_is_for_who_asks(two_visible, monkeypatch):

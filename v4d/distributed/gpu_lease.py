@@ -6,7 +6,9 @@ neither a kill -9 of the launcher frees a GPU on which its processes live on, no
 """
 
 import contextlib
+import errno
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -99,10 +101,10 @@ def hold(path: Path, launcher: int | str) -> TextIO:
     Raises:
         V4DError: the launcher is gone, and another job holds the GPU.
     """
-    file = path.open("r")
+    file = _open(path)
     with _open(path.with_name(GATE)) as gate:
         lock(gate.fileno())
-        holder = file.read().strip()
+        holder = _holder(file)
         if holder == str(launcher):
             lock(file.fileno(), shared=True)  # safe: exclusive attempts need the gate lock, which we hold
             return file
@@ -136,23 +138,47 @@ def _take(gpus: Sequence[Gpu], count: int, folder: Path) -> tuple[list[Gpu], Exi
 def _open(path: Path) -> TextIO:
     """Open for reading and writing; the user who creates the file lets all users write to it.
 
+    Other users can put things there, too. A link would have a file of this user's own truncated: links, and
+    whatever is no regular file of one name, are refused; so is a folder in which anybody may replace files.
+
     Made apart from opened: in a folder that all may write, Linux refuses O_CREAT on another user's file.
     """
     try:
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
-            path.chmod(0o666)  # whatever the umask
-        return path.open("r+")
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(folder).st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+                raise PermissionError(errno.EPERM, "anybody may replace the files of this folder")
+            with contextlib.suppress(FileExistsError):
+                made = os.open(path.name, os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+                os.fchmod(made, 0o666)  # whatever the umask
+                os.close(made)
+            # Not blocking: a FIFO would have it wait for ever.
+            how = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(path.name, how, dir_fd=folder)
+        finally:
+            os.close(folder)
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(file)
+            raise PermissionError(errno.EPERM, "it is no regular file of one name")
     except OSError as error:
-        raise V4DError(f"GPUs cannot be leased: {path}: {error.strerror}; {SHARE}=1 goes without") from error
+        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise V4DError(f"GPUs cannot be leased: {path}: {why}; {SHARE}=1 goes without") from error
+    return os.fdopen(file, "r+", errors="replace")
+
+
+def _holder(file: TextIO) -> str:
+    """The process id in a lock file; "unknown" for whatever else a user has written into it."""
+    text = file.read(20)
+    return text if text.isdecimal() else "unknown"
 
 
 def _waiting_words(gpus: Sequence[Gpu], count: int, folder: Path) -> str:
     holders = set()
     for gpu in gpus:
-        with contextlib.suppress(OSError):
-            holders.add(lock_file(gpu, folder).read_text().strip())
-    named = ", ".join(sorted(holders - {""})) or "unknown"
+        with _open(lock_file(gpu, folder)) as file:
+            holders.add(_holder(file))
+    named = ", ".join(sorted(holders))
     return (
         f"waiting for {count} of {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: they are leased to process "
         f"{named}; {SHARE}=1 would share them"
