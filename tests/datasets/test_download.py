@@ -386,6 +386,36 @@ def test_archives_and_replacements_come_and_are_locked(at, layout, kind):
     assert open_source(dataset).verify_archives() == []
 
 
+def texts_below(folder: Path) -> str:
+    return "\n".join(path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_mirror_s_password_is_sent_to_it_and_stands_nowhere_else(at, layout, capfd):
+    part = "/400/val/part_0.tar.gz"
+    with mirror.Mirror(layout.root, login="me:se@cret") as server:
+        dataset = dataset_of(server.url.replace("//", "//me:se%40cret@"))
+        server.faults[part] = [mirror.status(503), mirror.cut(1000)]
+        path = download_archive(dataset, "val", "part_0", HASTE)
+        server.always["/400/train/part_0.tar.gz"] = mirror.status(404)
+        with pytest.raises(V4DError, match="404") as refused:
+            download_archive(dataset, "train", "part_0", HASTE)
+    path.unlink()
+    said = capfd.readouterr()
+    everything = "\n".join([texts_below(at), said.out, said.err, str(refused.value)])
+    assert f"{server.url}/400/val/part_0.tar.gz" in everything and "503" in said.err
+    assert "cret" not in everything
+
+
+def test_an_older_lock_file_s_password_goes_when_it_is_written(at):
+    lock = LockFile(Path("lock.json"))
+    Path("lock.json").write_text(
+        json.dumps({"a": {"size": 1, "sha256": "x", "etag": "", "url": "https://me:secret@host/a"}})
+    )
+    assert lock.get("a").url == "https://host/a"
+    lock.record("b", LockEntry(2, "y"))
+    assert "secret" not in Path("lock.json").read_text()
+
+
 def test_verify_finds_what_was_touched(at, layout):
     dataset = dataset_of(layout.root.as_uri())
     path = download_archive(dataset, "val", "part_0", HASTE)

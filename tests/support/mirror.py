@@ -5,6 +5,7 @@ into `mirror.faults[path]`, a list that requests for that path use up one by one
 holds one that never ends.
 """
 
+import base64
 import contextlib
 import faulthandler
 import gzip
@@ -140,10 +141,14 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 
 class Mirror:
-    """Serves `root` on 127.0.0.1 while the block lasts; `requests` lists (path, Range header or "")."""
+    """Serves `root` on 127.0.0.1 while the block lasts; `requests` lists (path, Range header or "").
 
-    def __init__(self, root: Path):
+    With a `login` (user:password) it answers nobody else.
+    """
+
+    def __init__(self, root: Path, login: str = ""):
         self.root = root
+        self.login = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
         self.faults: dict[str, list[Fault]] = defaultdict(list)
         self.always: dict[str, Fault] = {}
         self.requests: list[tuple[str, str]] = []
@@ -174,6 +179,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         mirror, path = self.server.mirror, self.path
         mirror.requests.append((path, self.headers.get("Range", "")))
+        if mirror.login not in ("", self.headers.get("Authorization")):
+            self.send_error(401)
+            return
         file = mirror.root / path.removeprefix("/moved").lstrip("/")
         if not file.is_file():
             self.send_error(404)

@@ -1,18 +1,24 @@
 """MLflow's client: nobody else hears of a run, and its errors are called what they are."""
 
+import base64
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.support import offline
-from tests.support.project import ROOT, TINY, train_command, write_config
+from tests.support.project import ROOT, TINY, train_command, v4d, write_config
+from tests.tracking.test_tracking import Server
 from v4d import config as configs
 from v4d.tracking.journal import explained
 from v4d.tracking.mlflow import MlflowBackend, mlflow_client
@@ -51,6 +57,77 @@ def test_mlflow_tells_its_makers_only_where_the_user_wants_it(tmp_path, mlflow_d
     assert cut_off([sys.executable, "-c", CREATE, "first"], tmp_path) == []
     told = cut_off([sys.executable, "-c", CREATE, "second"], tmp_path, MLFLOW_DISABLE_TELEMETRY="false")
     assert any("mlflow" in attempt for attempt in told)
+
+
+# Who is let in
+
+
+class Guard(BaseHTTPRequestHandler):
+    """Passes on what comes with the right user and password."""
+
+    behind = ""
+    login = f"Basic {base64.b64encode(b'me:se@cret').decode()}"
+    refused: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Authorization") != self.login:
+            self.refused.append(self.path)
+            self.send_error(401)
+            return
+        asked = urllib.request.Request(self.behind + self.path, body or None, method=self.command)
+        asked.add_header("Content-Type", self.headers.get("Content-Type", "application/json"))
+        try:
+            with urllib.request.urlopen(asked) as answer:
+                status, content = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, content = error.code, error.read()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def tracking_server(tmp_path, mlflow_database) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "server/server.db")
+    found = Server(tmp_path / "server")
+    yield found
+    found.kill()
+
+
+@pytest.mark.slow
+def test_a_server_s_password_is_sent_to_it_and_stands_nowhere_else(tiny, tracking_server):
+    tracking_server.start()
+    Guard.behind = tracking_server.uri
+    Guard.refused.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as guard:
+        threading.Thread(target=guard.serve_forever, daemon=True).start()
+        uri = f"http://me:se%40cret@127.0.0.1:{guard.server_port}"
+        tracked = {"backend": "mlflow", "uri": uri, "log_model": False, "system_metrics": False}
+        document = configs.merge(TINY, {"tracking": tracked, "training": {"epochs": 1}})
+        given = write_config(tiny, document)
+        done = v4d("train", "--config", given, "--model", "v4d", "--nproc", "1", cwd=tiny)
+        synced = v4d("tracking-sync", "--config", given, cwd=tiny)
+        given.unlink()  # the user's own
+        shown = v4d("compare", "--uri", uri, "--experiment", "v4d/tiny", cwd=tiny, check=False)
+        guard.shutdown()
+    assert Guard.refused == []
+    (run,) = MlflowClient(tracking_server.uri).search_runs(["1"])
+    assert "val/top1" in run.data.metrics and run.data.params
+    assert "nothing was waiting" in synced.stdout and "none of the 1 runs was tested" in shown.stderr
+    files = [path for path in tiny.rglob("*") if path.is_file()]
+    assert tiny / "results/tiny/config.yaml" in files
+    printed = "".join(each.stdout + each.stderr for each in (done, synced, shown))
+    assert "cret" not in printed
+    assert [path for path in files if b"cret" in path.read_bytes()] == []
 
 
 # What an error is called

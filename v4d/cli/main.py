@@ -7,6 +7,7 @@ import sys
 
 from v4d import __version__
 from v4d.errors import V4DError
+from v4d.utils.text import one_line
 
 COMMANDS = {
     "annotations": ("write the tables of what should exist: classes, and a row a video", "data"),
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return command.run(args) or 0
     except V4DError as error:
-        print(f"v4d {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"v4d {name}: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from v4d.cli.command import argument, command, config_argument, load_config
 from v4d.errors import V4DError
+from v4d.utils.text import one_line
 
 if TYPE_CHECKING:
     from v4d.evaluation.predict import Prediction
@@ -105,8 +106,11 @@ def explain(args: Namespace) -> None:
 def _show(prediction: "Prediction", classes: Sequence[str], args: Namespace) -> None:
     """Print one video's classes, or what is wrong with it; draw its timeline where that is asked for."""
     if prediction.problem:
-        problem = " ".join(prediction.problem.split())
-        print(f"v4d predict: error: {prediction.path}: {problem}", file=sys.stderr, flush=True)
+        print(
+            f"v4d predict: error: {prediction.path}: {one_line(prediction.problem)}",
+            file=sys.stderr,
+            flush=True,
+        )
         return
     if not args.json:
         print(prediction.as_text(classes, args.top_k), flush=True)

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from v4d.cli.command import CONFIG, argument, command, config_argument, load_config, one_of
+from v4d.utils.addresses import keep_secrets
 
 
 @command(
@@ -32,7 +33,7 @@ def compare(args: Namespace) -> None:
         comparison.write(table, config.paths)
         print(comparison.markdown(table))
         return
-    groups = mlflow_runs.compare_runs(args.uri, run_ids=args.runs, experiment=args.experiment)
+    groups = mlflow_runs.compare_runs(keep_secrets(args.uri), run_ids=args.runs, experiment=args.experiment)
     if args.out:
         mlflow_runs.write(groups, args.out)
     print(mlflow_runs.text(groups))

@@ -26,6 +26,7 @@ from v4d.config.relations import check_relations
 from v4d.config.root import Config, RootKeys
 from v4d.config.training import TrainingConfig
 from v4d.errors import V4DError
+from v4d.utils.addresses import keep_secrets
 from v4d.utils.files import write_text
 
 Document = dict[str, Any]
@@ -69,13 +70,14 @@ def _whole_keys() -> frozenset[str]:
 def resolve(given: Mapping[str, Any]) -> Document:
     """Check a config, fill every default in and spell every stage out.
 
-    The result is a fixed point: resolving it again changes nothing. Keys stand in one order, whatever the
+    Passwords in addresses are kept elsewhere (`v4d.utils.addresses`). The result is a fixed point: resolving
+    it again changes nothing. Keys stand in one order, whatever the
     order in the files: Snakemake compares settings as text.
 
     Raises:
         V4DError: one line that names the key.
     """
-    document = copy.deepcopy(dict(given))
+    document: Document = keep_secrets(copy.deepcopy(dict(given)))
     plugins = document.get("plugins", [])
     registry.fill(plugins if isinstance(plugins, list) and all(isinstance(p, str) for p in plugins) else ())
     if isinstance(document.get("dataset"), dict) and "source" in document["dataset"]:

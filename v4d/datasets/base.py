@@ -192,7 +192,8 @@ class DataSource(ABC):
     def download(self, split: str, part: str) -> Path:
         """Bring what a part needs; the path it then has.
 
-        The file appears whole or not at all (`v4d.utils.files.atomic_path`).
+        The file appears whole or not at all (`v4d.utils.files.atomic_path`). Addresses in the config are
+        without a user's password, which `v4d.utils.addresses.whole` puts back.
 
         Raises:
             V4DError: the source has no archives, or it cannot be had.

@@ -6,6 +6,7 @@ It outlives the archives, which are deleted once their clips are made: an archiv
 must be the one that was fetched first. Keep it with your results, and another machine gets the same data.
 """
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from v4d.config.paths import DatasetPaths
 from v4d.datasets.download.checksums import digest
 from v4d.errors import V4DError
+from v4d.utils.addresses import without_secrets
 from v4d.utils.files import exclusive, file_sha256, read_json, write_json
 from v4d.utils.progress import progress
 
@@ -43,7 +45,11 @@ class LockFile:
         if not self.path.exists():
             return {}
         try:
-            return {name: LockEntry(**entry) for name, entry in read_json(self.path).items()}
+            entries = {name: LockEntry(**entry) for name, entry in read_json(self.path).items()}
+            return {
+                name: dataclasses.replace(entry, url=without_secrets(entry.url))  # an older version wrote it
+                for name, entry in entries.items()
+            }
         except (TypeError, AttributeError) as error:
             raise V4DError(f"{self.path} is no lock file: {error}") from error
 

@@ -20,6 +20,7 @@ from v4d.distributed import gpu_lease
 from v4d.distributed.job import LIFELINE, STORE
 from v4d.errors import V4DError, WorkerDied
 from v4d.utils.lifeline import end_with
+from v4d.utils.text import one_line
 
 TIMEOUT = timedelta(minutes=10)
 """How long a collective may wait for a slow rank; a dead one is noticed at once by the launcher."""
@@ -126,7 +127,7 @@ def exit_code_of(error: V4DError, command: str) -> int:
     if not isinstance(error, WorkerDied) and os.environ.get("RANK", "0") != "0":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(30)  # rank 0 may need seconds to end on a busy machine
-    print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    print(f"{command}: error: {one_line(error)}", file=sys.stderr, flush=True)
     return 1
 
 

@@ -143,7 +143,7 @@ def context(config: Config, comparison: Comparison, figures: dict[str, Picture])
         "counts": facts.count_table(info),
         "costs": facts.cost_table(config),
         "links": facts.run_links(config),
-        "uri": facts.without_user(config.tracking.uri) if config.tracking.backend == "mlflow" else "",
+        "uri": config.tracking.uri if config.tracking.backend == "mlflow" else "",
         "provenance": provenance(config, comparison, info),
         "config_text": facts.config_text(config),
     }

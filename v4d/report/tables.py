@@ -1,6 +1,5 @@
 """What a report tells, gathered from the files that the stages left. What is absent is left out."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import yaml
 
 from v4d.config import Config, ModelConfig
 from v4d.tracking import mlflow_client
+from v4d.utils.addresses import without_secrets
 from v4d.utils.files import read_json
 
 COST_COLUMNS = ["stage", "jobs", "hours", "device_hours", "peak_memory_gb", "hardware"]
-_USER_INFO = re.compile(r"(?<=://)[^/\s]+@")
 
 
 def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
@@ -88,7 +87,13 @@ def run_links(config: Config) -> list[dict[str, str]]:
         state = read_json(state_file) if state_file.exists() else {}
         run_id = state.get("run_id")
         if run_id:
-            links.append({"model": name, "run_id": run_id, "url": _run_url(state.get("uri", ""), run_id)})
+            links.append(
+                {
+                    "model": name,
+                    "run_id": run_id,
+                    "url": _run_url(without_secrets(state.get("uri", "")), run_id),
+                }
+            )
     return links
 
 
@@ -99,14 +104,9 @@ def _run_url(uri: str, run_id: str) -> str:
         experiment = mlflow_client(uri).get_run(run_id).info.experiment_id
     except Exception:  # not installed, not reachable, not there: a report needs no network
         return ""
-    return f"{without_user(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def config_text(config: Config) -> str:
     """The resolved config as YAML."""
-    return without_user(yaml.safe_dump(config.document, sort_keys=False, allow_unicode=True))
-
-
-def without_user(text: str) -> str:
-    """Addresses without user name and password: reports are passed on."""
-    return _USER_INFO.sub("", text)
+    return yaml.safe_dump(config.document, sort_keys=False, allow_unicode=True)

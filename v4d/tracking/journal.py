@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from v4d.tracking.base import Backend, Entry, Tracker
+from v4d.utils.addresses import without_secrets
 from v4d.utils.files import read_json, write_json, write_text
 
 JOURNAL = "tracking.jsonl"
@@ -123,7 +124,9 @@ class Pusher:
         self.journal_file = state_file.with_name(JOURNAL)
         self.journal_file.parent.mkdir(parents=True, exist_ok=True)
         state = read_json(state_file) if state_file.exists() else {}
-        if state.get("uri", self.uri) != self.uri:  # another server knows nothing of the old run
+        if (
+            without_secrets(state.get("uri", self.uri)) != self.uri
+        ):  # another server knows nothing of the old run
             state = {}
         self.run_id: str | None = state.get("run_id")
         self.offset: int = state.get("journal_bytes", 0)
@@ -204,7 +207,7 @@ class Pusher:
 
 def explained(backend: Backend, error: Exception) -> str:
     """What went wrong, in a line: the tracker does not answer, or its client has failed."""
-    why = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+    why = without_secrets((str(error).strip() or type(error).__name__).split("\n")[0])[:200]
     if backend.is_away(error):
         return f"{backend.uri} does not answer ({why})"
     return f"{backend.uri}: its client failed ({type(error).__name__}: {why}), which is tried again"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from v4d.tracking.base import Entry
+from v4d.utils.addresses import user_and_password, whole
 
 BATCH = 500
 """Metrics in a call; 2,000 a second and more, where single calls make 21."""
@@ -77,7 +78,7 @@ class MlflowBackend:
         """MLflow's own thread for system metrics."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=_address(self.uri))
         monitor.start()
         return monitor
 
@@ -118,7 +119,23 @@ def mlflow_client(uri: str) -> Any:
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.|torch\.export")
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=_address(uri))
+
+
+def _address(uri: str) -> str:
+    """The address to give to MLflow, which prints a server's in every run's last words.
+
+    It takes a server's user and password from the environment, and a database's from the address only.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return whole(uri)
+    user, password = user_and_password(uri)
+    if user and not password:  # it would not take that from there
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+        return whole(uri)
+    if user and not os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+    return uri
 
 
 def _dataset_input(info: dict[str, Any]) -> Any:
@@ -153,7 +170,7 @@ def _log_model(uri: str, run_id: str, path: Path) -> None:
     example = torch.zeros(2, saved.units, channels, saved.frames, size, size)
     with torch.inference_mode():
         signature = mlflow.models.infer_signature(example.numpy(), saved.model(example).numpy())
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(_address(uri))
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         mlflow.pytorch.log_model(
             saved.model,

@@ -7,6 +7,7 @@ from v4d import config as v4d_config
 from v4d import workflow as v4d_workflow
 from v4d.datasets import open_source
 from v4d.errors import V4DError
+from v4d.utils.text import one_line
 
 try:
     CONFIG = v4d_workflow.resolve_in_place(config, workflow)
@@ -15,7 +16,7 @@ try:
     SOURCE_STATE = SOURCE.state()
 except V4DError as error:
     # SystemExit, for one line: Snakemake's own errors come with the place in this file.
-    sys.exit(f"error: {' '.join(str(error).split())}")
+    sys.exit(f"error: {one_line(error)}")
 
 DATA = CONFIG.dataset.paths
 RESULTS = CONFIG.paths

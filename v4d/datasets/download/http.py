@@ -15,6 +15,7 @@ import urllib3
 
 from v4d.datasets.download.checksums import says_md5
 from v4d.errors import V4DError
+from v4d.utils.addresses import whole
 
 CONNECT_SECONDS = 30
 _WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504, 507, 509}
@@ -113,7 +114,7 @@ def get(url: str, headers: dict[str, str], silence: float = 60.0) -> Iterator[re
     """
     headers = {"Accept-Encoding": "identity", **headers}
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, silence))
+        response = requests.get(whole(url), headers=headers, stream=True, timeout=(CONNECT_SECONDS, silence))
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise TransientError(f"{url}: {short_cause(error)}") from error
     except requests.RequestException as error:
