@@ -22,7 +22,7 @@ def watchdog():
 
 
 def members_of(path: Path, wanted=lambda video_id, span: True) -> dict[str, bytes]:
-    return {member.video_id: member.data for member in read_members(path, wanted)}
+    return {member.video_id: member.read() for member in read_members(path, wanted)}
 
 
 def named(videos: dict[str, bytes]) -> list[tuple[str, bytes]]:
@@ -91,10 +91,10 @@ def test_any_id_survives_its_file_name(video_id, start, folder):
 )
 def test_members_that_climb_out_or_are_no_files_are_refused_and_the_others_read(tmp_path, member, reason):
     (tmp_path / "x.tar").write_bytes(tar_of(info("good.mp4"), member, info("also.mp4")))
-    found = {m.video_id: m for m in read_members(tmp_path / "x.tar", lambda *_: True)}
+    found = {m.video_id: (m.read(), m.refused) for m in read_members(tmp_path / "x.tar", lambda *_: True)}
     assert set(found) == {"good", "x", "also"}
-    assert reason in found["x"].refused and found["x"].data == b""
-    assert found["good"].data == found["also"].data == bytes(8)
+    assert reason in found["x"][1]
+    assert found["good"] == found["also"] == (bytes(8), "")
 
 
 def test_what_is_no_video_is_passed_over(tmp_path):
@@ -192,7 +192,7 @@ def test_replacements_are_repacked_once_and_read_by_id(tmp_path):
     mirror.write(tmp_path / "r.tgz", mirror.archive(members, folder="replacement_for_corrupted_k400/"))
     assert repack(tmp_path / "r.tgz", tmp_path / "r.tar") == 3
     replacements = Replacements(tmp_path / "r.tar")
-    assert {name: replacements.get(name) for name in VIDEOS} == VIDEOS
+    assert {name: replacements.get(name).read() for name in VIDEOS} == VIDEOS
     assert replacements.get("unknown") is None
 
 

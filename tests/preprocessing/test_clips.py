@@ -1,3 +1,6 @@
+import gzip
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -12,19 +15,22 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.datasets import test_tar
 from tests.support import broken_videos, mirror
+from tests.support.project import environment
 from v4d import cli
 from v4d.config import ClipsConfig
 from v4d.datasets.archives import ArchiveError
 from v4d.datasets.base import SourceVideo, archive_videos, file_videos
 from v4d.datasets.replacements import Replacements, repack
 from v4d.errors import V4DError
+from v4d.preprocessing import transcode as module_of_transcode
 from v4d.preprocessing.clips import make_clips
 from v4d.preprocessing.frames import tar_members
 from v4d.preprocessing.ledger import LEDGER_COLUMNS
 from v4d.preprocessing.transcode import transcode
 from v4d.utils.ffmpeg import ffmpeg_binary, run_with_deadline
-from v4d.utils.threads import ordered_results
+from v4d.utils.threads import Room, ordered_results
 
 SETTINGS = ClipsConfig(
     size="48x32", gop=8, crf=18, preset="veryfast", fps=None, min_frames=1, timeout=20, keep=True
@@ -375,6 +381,92 @@ def test_a_damaged_archive_leaves_nothing(tmp_path):
     with pytest.raises(ArchiveError, match="truncated"):
         make(tmp_path / "out", archive_videos(tmp_path / "a.tar.gz", expected), expected)
     assert not [path for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"]
+
+
+# Memory
+
+
+def test_a_video_larger_than_the_config_allows_is_refused_and_not_read(tmp_path):
+    sizes = {"small": (1 << 20) - 1, "just": 1 << 20, "large": (1 << 20) + 1}
+    mirror.write(
+        tmp_path / "a.tar", mirror.archive([(f"{n}.mp4", bytes(s)) for n, s in sizes.items()], plain=True)
+    )
+    expected = table(list(sizes), part="")
+    ledger = make(
+        tmp_path,
+        archive_videos(tmp_path / "a.tar", expected),
+        expected,
+        settings=SETTINGS.replace(max_megabytes=1),
+    )
+    assert list(ledger["status"]) == ["corrupt", "corrupt", "refused"]
+    assert ledger["reason"][2] == "it has 1048577 bytes; clips.max_megabytes is 1"
+
+
+def test_a_large_clip_that_waits_in_a_file_is_the_same(tmp_path, monkeypatch):
+    videos = [SourceVideo(f"v{n}", broken_videos.sound(16, "64x48", n)) for n in range(3)]
+    expected = table([video.video_id for video in videos])
+    here = make(tmp_path / "here", videos, expected)
+    monkeypatch.setattr(module_of_transcode, "SMALL", 0)
+    assert not isinstance(transcode(videos[0].source, SETTINGS).content, bytes)
+    assert transcode(videos[0].source, SETTINGS).size == here["bytes"][0]
+    pandas.testing.assert_frame_equal(make(tmp_path / "file", videos, expected), here)
+    assert (tmp_path / "file/part_0.tar").read_bytes() == (tmp_path / "here/part_0.tar").read_bytes()
+
+
+HOSTILE = """
+import resource, sys, pandas
+from pathlib import Path
+from v4d.config import ClipsConfig
+from v4d.datasets.base import archive_videos
+from v4d.preprocessing.clips import make_clips
+folder = Path(sys.argv[1])
+expected = pandas.read_parquet(folder / "expected.parquet")
+where = {"tar": folder / "o.tar", "ledger": folder / "o.parquet", "split": "train", "part": "part_0"}
+videos = archive_videos(folder / "a.tar.gz", expected)
+make_clips(videos, expected, **where, settings=ClipsConfig(), threads=8, max_bad_share=1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_job_stays_small_whatever_its_archive_holds(tmp_path):
+    mib = 1 << 20
+    # Each more than half of what may be in memory; and one that is a few bytes here, and 2 GiB sparse.
+    members = [(f"v{n}.mp4", 200 * mib) for n in range(3)] + [("v3.mp4", 257 * mib)]
+    with gzip.open(tmp_path / "a.tar.gz", "wb", 1) as packed:
+        for name, size in members:
+            packed.write(test_tar.header(name.encode(), size=size))
+            for _ in range(size // mib):
+                packed.write(bytes(mib))
+        packed.write(test_tar.ODD["sparse 1.0"] + test_tar.END)
+    table(["v0", "v1", "v2", "v3", "a"], part="").to_parquet(tmp_path / "expected.parquet")
+    words = [sys.executable, "-c", HOSTILE, str(tmp_path)]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True)
+    assert list(pandas.read_parquet(tmp_path / "o.parquet")["status"]) == ["corrupt"] * 3 + ["refused"] * 2
+    assert int(done.stdout) < 600 * 1024
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 15), max_size=20), st.integers(1, 4))
+def test_no_more_is_in_a_room_than_fits_but_for_what_fits_nowhere(sizes, threads):
+    room, inside, lock = Room(10), [], threading.Lock()
+
+    def items():
+        for size in sizes:
+            room.take(size)
+            with lock:
+                inside.append(size)
+                assert sum(inside) <= 10 or len(inside) == 1
+            yield size
+
+    def work(size):
+        time.sleep(size / 20000)
+        with lock:
+            inside.remove(size)
+        room.give_back(size)
+        return size
+
+    assert list(ordered_results(work, items(), threads=threads, size=lambda _: 1, held=5)) == sizes
 
 
 # The pool

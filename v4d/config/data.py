@@ -96,6 +96,13 @@ class ClipsConfig(Block):
     timeout: Number = key(
         120, "Seconds a video may take; then its process is killed.", gt=0, changes="videos"
     )
+    max_megabytes: int = key(
+        256,
+        "A video of an archive with more MiB is refused: it would have to be held in memory.",
+        ge=1,
+        changes="videos",
+        before=256,
+    )
     keep: bool = key(True, "Keep the clips after their frames are extracted.", changes="nothing")
 
 

@@ -5,8 +5,10 @@ files count, by the last part of their path; a member whose path climbs out, a l
 An archive that ends early or is damaged raises: it never just looks shorter.
 """
 
+import functools
 import gzip
 import io
+import os
 import re
 import tarfile
 import zlib
@@ -16,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from v4d.datasets.tar import TarDamage, TarMember, tar_members
 from v4d.errors import V4DError
 from v4d.utils.files import atomic_path
 from v4d.utils.videos import ARCHIVED_SUFFIXES
 
-LARGEST = 2 << 30
-"""Bytes of a member above which it is no clip but a mistake or a bomb: members pass through memory."""
-_TIMES = re.compile(r"_(\d{6})_(\d{6})$")
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
+_TIMES = re.compile(r"_([0-9]{6})_([0-9]{6})\Z")
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, TarDamage)
 _CHUNK = 1 << 20
+_LONGEST_NAME = 255
+"""Bytes; no file system has longer ones."""
 
 
 class ArchiveError(V4DError):
@@ -33,10 +36,13 @@ class ArchiveError(V4DError):
 
 @dataclass(frozen=True)
 class Member:
-    """A video in an archive. `refused` says why it may not be used ("" if it may); then `data` is empty."""
+    """A video in an archive. `refused` says why it may not be used ("" if it may)."""
 
     video_id: str
-    data: bytes
+    size: int
+    """Bytes."""
+    read: Callable[[], bytes]
+    """Its content, until the next member is asked for."""
     refused: str = ""
 
 
@@ -44,11 +50,13 @@ Wanted = Callable[[str, tuple[int, int] | None], bool]
 """Whether the video with this id and span (seconds; None where the name has none) is to be read."""
 
 
-def add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_member(archive: tarfile.TarFile, name: str, content: bytes | IO[bytes]) -> None:
     """Append a file to an archive, without time or owner: the same files make the same archive."""
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
     info = tarfile.TarInfo(name)
-    info.size = len(data)
-    archive.addfile(info, io.BytesIO(data))
+    info.size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    archive.addfile(info, file)
 
 
 @contextmanager
@@ -71,7 +79,7 @@ def parse_name(name: str) -> tuple[str, tuple[int, int] | None]:
 
     `a/b/-x_y_000012_000022.mp4` -> `-x_y`, (12, 22); `left_0001.mp4` -> `left_0001`, None.
     """
-    stem = PurePosixPath(name.replace("\\", "/")).stem
+    stem = _last_part(name).stem
     match = _TIMES.search(stem)
     if match is None:
         return stem, None
@@ -85,12 +93,12 @@ def read_members(path: Path, wanted: Wanted) -> Iterator[Member]:
         ArchiveError: the archive is not there, is damaged or ends early; members before that
             may have come out already, so the caller must throw away what it made of them.
     """
-    with _open_tar(path) as archive:
-        for info in _videos(archive):
-            video_id, span = parse_name(info.name)
+    with _open_tar(path) as members:
+        for member in members:
+            video_id, span = parse_name(member.name)
             if wanted(video_id, span):
-                refused = _refusal(info)
-                yield Member(video_id, b"" if refused else _content(archive, info, path), refused)
+                read = functools.partial(_content, member, path)
+                yield Member(video_id, member.size, read, _refusal(member))
 
 
 def check_archive(path: Path) -> int:
@@ -99,58 +107,57 @@ def check_archive(path: Path) -> int:
     Raises:
         ArchiveError: it is damaged, ends early, or holds no video.
     """
-    with _open_tar(path) as archive:
-        count = sum(1 for _ in _videos(archive))
+    with _open_tar(path) as members:
+        count = sum(1 for _ in members)
     if count == 0:
         raise ArchiveError(f"{path} holds no videos")
     return count
 
 
-def _videos(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (info := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all
-        if _looks_like_video(info):
-            yield info
+def _last_part(name: str) -> PurePosixPath:
+    """A member's name without its folders, of which a hostile one has a hundred thousand."""
+    return PurePosixPath(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
 
 
-def _looks_like_video(info: tarfile.TarInfo) -> bool:
-    name = PurePosixPath(info.name.replace("\\", "/")).name
+def _looks_like_video(member: TarMember) -> bool:
+    path = _last_part(member.name)
+    if member.odd == "a folder" or len(os.fsencode(path)) > _LONGEST_NAME:
+        return False
     # `._x.mp4` holds macOS's attributes of x.mp4
-    return not info.isdir() and not name.startswith("._") and Path(name).suffix.lower() in ARCHIVED_SUFFIXES
+    return not path.name.startswith("._") and path.suffix.lower() in ARCHIVED_SUFFIXES
 
 
-def _refusal(info: tarfile.TarInfo) -> str:
+def _refusal(member: TarMember) -> str:
     """Why a member may not be used, or ""."""
-    path = PurePosixPath(info.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        return f"the member's path leaves its folder: {info.name}"
-    if not info.isreg():
-        return "the member is a link" if info.issym() or info.islnk() else "the member is no regular file"
-    if info.size > LARGEST:
-        return f"the member has {info.size} bytes, more than a clip can have"
-    return ""
-
-
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> bytes:
-    file = archive.extractfile(info)
-    data = file.read() if file else b""
-    if len(data) != info.size:
-        raise ArchiveError(f"{path} ends early, in {info.name}")
-    return data
+    folders = member.name.replace("\\", "/").split("/")
+    if folders[0] == "" or ".." in folders:
+        # Quoted: it may hold what is no text.
+        return f"the member's path leaves its folder: {member.name[:200]!r}"
+    return f"the member is no regular file but {member.odd}" if member.odd else ""
 
 
 @contextmanager
-def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open for one pass; at the end of the block make sure that the archive was whole."""
+def _open_tar(path: Path) -> Iterator[Iterator[TarMember]]:
+    """The videos of an archive, for one pass; at the end of the block make sure that it was whole."""
+    with _explained(path), path.open("rb") as raw:
+        head = raw.read(2)
+        raw.seek(0)
+        stream: Any = gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw
+        # Inside gzip, whose checksum says that nothing is missing, the end mark may lack.
+        yield filter(_looks_like_video, tar_members(stream, end_mark=stream is raw))
+        _read_to_end(stream, path)
+
+
+def _content(member: TarMember, path: Path) -> bytes:
+    with _explained(path):
+        return member.read()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What is wrong with an archive, as an ArchiveError."""
     try:
-        with path.open("rb") as raw:
-            head = raw.read(2)
-            raw.seek(0)
-            stream: Any = gzip.GzipFile(fileobj=raw) if head == b"\x1f\x8b" else raw
-            with tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictInfo) as archive:
-                archive.plain = stream is raw  # type: ignore[attr-defined]  # for _StrictInfo
-                yield archive
-                _read_to_end(stream, path)
+        yield
     except FileNotFoundError as error:
         raise ArchiveError(f"no such archive: {path}") from error
     except _DAMAGE as error:
@@ -167,27 +174,6 @@ def _read_to_end(stream: IO[bytes] | gzip.GzipFile, path: Path) -> None:
     while data := stream.read(_CHUNK):
         if not isinstance(stream, gzip.GzipFile) and data.strip(b"\0"):
             raise ArchiveError(f"{path} is a damaged or truncated archive: there is data behind its end mark")
-
-
-class _StrictInfo(tarfile.TarInfo):
-    """Headers that tarfile would take for the end of the archive raise instead.
-
-    tarfile stops without an error at a damaged header and where the file ends between two members; only a
-    block of zeros is an end. Inside gzip, whose checksum says that nothing is missing, the block may lack.
-    """
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "_StrictInfo":
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
-            if getattr(archive, "plain", True):
-                raise tarfile.ReadError("it ends without an end mark") from error
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"damaged at byte {archive.offset}: {error}") from error
 
 
 def _describe(path: Path) -> str:

@@ -15,10 +15,12 @@ config's `plugins` names; `tests/datasets/test_plugin.py` has one of files and o
     SOURCES["flat"] = Flat
 """
 
+import dataclasses
 import functools
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from v4d.config import DatasetConfig, SourceOptions, plain, settings
 from v4d.config.registry import SOURCES
-from v4d.datasets.archives import ArchiveError, read_members
+from v4d.datasets.archives import ArchiveError, Member, read_members
 from v4d.errors import V4DError
 from v4d.utils.cost import StageCost
 
@@ -43,10 +45,11 @@ Listed = Mapping[str, Iterable[tuple[str, str, str | Path]]]
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A video to transcode: its bytes or its path, or, where there is neither, what is wrong with it."""
+    """A video to transcode: a path, bytes, a member of an archive, or what is wrong with it."""
 
     video_id: str
-    source: Path | bytes | None
+    source: Path | bytes | Member | None
+    """A member is read when its turn comes, before the next video is asked for."""
     replaced: bool = False
     """Whether another file takes the place of the one that was delivered."""
     status: str = ""
@@ -342,7 +345,7 @@ def file_videos(rows: "pandas.DataFrame") -> Iterator[SourceVideo]:
 def archive_videos(
     archive: Path,
     expected: "pandas.DataFrame",
-    replacement: Callable[[str], bytes | None] | None = None,
+    replacement: Callable[[str], Member | None] | None = None,
 ) -> Iterator[SourceVideo]:
     """The annotated videos of an archive, each once, streamed.
 
@@ -351,7 +354,7 @@ def archive_videos(
 
     Args:
         expected: rows of the annotations.
-        replacement: the bytes that take the place of a corrupted video, if there are any, by its id.
+        replacement: what takes the place of a corrupted video, if there is anything, by its id.
 
     Raises:
         ArchiveError: as `read_members`.
@@ -365,7 +368,7 @@ def archive_videos(
             return False
         return span is None or isnan(spans[video_id][0]) or list(span) == spans[video_id]
 
-    try:
+    with _with_advice():
         for member in read_members(archive, wanted):
             seen.add(member.video_id)  # the same name twice: the first one counts
             better = replacement(member.video_id) if replacement else None
@@ -374,7 +377,20 @@ def archive_videos(
             elif member.refused:
                 yield SourceVideo(member.video_id, None, status="refused", reason=member.refused)
             else:
-                yield SourceVideo(member.video_id, member.data)
+                read = functools.partial(_read, member)
+                yield SourceVideo(member.video_id, dataclasses.replace(member, read=read))
+
+
+def _read(member: Member) -> bytes:
+    with _with_advice():
+        return member.read()
+
+
+@contextmanager
+def _with_advice() -> Iterator[None]:
+    """A damaged archive is an error that says how to get another one."""
+    try:
+        yield
     except ArchiveError as error:
         raise ArchiveError(f"{error}; `v4d download` brings it anew where the file is deleted") from error
 

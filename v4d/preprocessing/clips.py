@@ -11,7 +11,7 @@ whatever the number of threads.
 import dataclasses
 import tarfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pandas
 
 from v4d.config import ClipsConfig, DatasetConfig
 from v4d.datasets import open_source
-from v4d.datasets.archives import add_member
+from v4d.datasets.archives import Member, add_member
 from v4d.datasets.base import SourceVideo
 from v4d.errors import V4DError
 from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share
@@ -27,9 +27,11 @@ from v4d.preprocessing.transcode import Clip, clip_command, transcode
 from v4d.utils.cost import measured
 from v4d.utils.files import atomic_path, exclusive
 from v4d.utils.progress import progress
-from v4d.utils.threads import ordered_results
+from v4d.utils.threads import Room, ordered_results
 
-WAITING_BYTES = 256 << 20
+READ_BYTES = 256 << 20
+"""Videos of archives that may be in memory, read and not yet transcoded."""
+WAITING_BYTES = 128 << 20
 """Finished clips that may wait in memory for a slower one before them."""
 SHORTER = 0.9
 """A clip below this share of its annotated span is noted in `warning`; rounding to frames and keyframe
@@ -100,14 +102,14 @@ def make_clips(
     clip_command("", "", settings)  # a wrong setting or no ffmpeg is no fault of the videos
     annotated = expected.set_index("video_id", drop=False)
     due = set(expected.loc[expected["part"] == part, "video_id"])
-    stop = threading.Event()
+    stop, room = threading.Event(), Room(READ_BYTES)
     with exclusive(tar, ledger), atomic_path(ledger) as new_ledger, atomic_path(tar) as new_tar:
         rows: list[dict[str, Any]] = []
         made = ordered_results(
-            lambda video: _make(video, settings, stop),
-            videos,
+            lambda video: _make(video, settings, room, stop),
+            _read_in_turn(videos, settings, room),
             threads=threads,
-            size=lambda result: len(result[1].data),
+            size=lambda result: result[1].size,
             held=WAITING_BYTES,
         )
         try:
@@ -117,7 +119,9 @@ def make_clips(
                 for video, clip in progress(made, total=total, what=f"clips {split} {part}", unit="videos"):
                     rows.append(_row(annotated.loc[video.video_id], part, clip, video.replaced))
                     if clip.status == "ok":
-                        add_member(archive, f"{video.video_id}.mp4", clip.data)
+                        add_member(archive, f"{video.video_id}.mp4", clip.content)
+                        if not isinstance(clip.content, bytes):
+                            clip.content.close()
                         add_member(archive, f"{video.video_id}.cls", str(rows[-1]["class_index"]).encode())
         finally:
             stop.set()  # on an error, children need not be waited for
@@ -132,18 +136,42 @@ def make_clips(
     return table
 
 
-def _make(video: SourceVideo, settings: ClipsConfig, stop: threading.Event) -> tuple[SourceVideo, Clip]:
-    if video.source is None:
+def _read_in_turn(videos: Iterable[SourceVideo], settings: ClipsConfig, room: Room) -> Iterator[SourceVideo]:
+    """Read members of archives when there is room for them, and refuse those that are too large."""
+    limit = settings.max_megabytes << 20
+    for video in videos:
+        member = video.source
+        if isinstance(member, Member):
+            if member.size > limit:
+                reason = f"it has {member.size} bytes; clips.max_megabytes is {settings.max_megabytes}"
+                yield dataclasses.replace(video, source=None, status="refused", reason=reason)
+                continue
+            room.take(member.size)
+            video = dataclasses.replace(video, source=member.read())
+        elif isinstance(member, bytes):
+            room.take(len(member))
+        del member
+        yield video
+
+
+def _make(
+    video: SourceVideo, settings: ClipsConfig, room: Room, stop: threading.Event
+) -> tuple[SourceVideo, Clip]:
+    source, video = video.source, dataclasses.replace(video, source=None)
+    if source is None:
         return video, Clip(video.status, video.reason)
-    clip = transcode(video.source, settings, stop=stop)
-    return dataclasses.replace(video, source=None), clip  # the source's bytes are not needed any more
+    assert not isinstance(source, Member)  # it was read
+    try:
+        return video, transcode(source, settings, stop=stop)
+    finally:
+        if isinstance(source, bytes):
+            room.give_back(len(source))
 
 
 def _row(annotation: pandas.Series, part: str, clip: Clip, replaced: bool) -> dict[str, Any]:
-    values = dataclasses.asdict(clip)
+    values = {name: value for name, value in vars(clip).items() if name != "content"}
     span = annotation["time_end"] - annotation["time_start"]
-    values["bytes"] = len(values.pop("data"))
-    values |= {"part": part, "replaced": replaced, "annotated_seconds": span}
+    values |= {"bytes": clip.size, "part": part, "replaced": replaced, "annotated_seconds": span}
     if clip.status == "ok" and clip.seconds < SHORTER * span:
         shorter = f"{clip.seconds:.1f} s of {span:.1f} s annotated"
         values["warning"] = " | ".join(filter(None, [clip.warning, shorter]))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 
@@ -28,6 +28,8 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,asf,ogg"
 have ffmpeg read other files of this machine, or fetch them."""
 IN_MEMORY = 256 << 20
 """Bytes up to which a video is held in memory rather than in an unlinked file."""
+SMALL = 1 << 20
+"""Bytes up to which a finished clip is held in this process's own memory."""
 _SIZE = re.compile(r"Stream #\d+:\d+.*: Video: .*?, ([1-9]\d*)x([1-9]\d*)\b")
 _NO_VIDEO = re.compile(r"matches no streams|does not contain any stream", re.IGNORECASE)
 
@@ -38,7 +40,8 @@ class Clip:
 
     status: str
     reason: str = ""
-    data: bytes = b""
+    content: bytes | IO[bytes] = b""
+    """The clip: bytes, or an open file where there are many."""
     num_frames: int = 0
     fps: float = 0.0
     width: int = 0
@@ -47,6 +50,19 @@ class Clip:
     source_width: int = 0
     source_height: int = 0
     warning: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the clip."""
+        content = self.content
+        return len(content) if isinstance(content, bytes) else os.fstat(content.fileno()).st_size
+
+    @property
+    def data(self) -> bytes:
+        """All of them."""
+        if isinstance(self.content, bytes):
+            return self.content
+        return os.pread(self.content.fileno(), self.size, 0)
 
 
 def transcode(
@@ -124,8 +140,7 @@ def _scale(size: str | int) -> tuple[int | str, int | str]:
 def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
     """Read the finished file back: what is in it, and that it decodes."""
     warning = " | ".join(finished.complaints)
-    size = os.fstat(output).st_size
-    if size == 0:
+    if os.fstat(output).st_size == 0:
         return _failed("corrupt" if warning else "too_short", finished, "no frame came out: ")
     try:
         found = _read_back(output)
@@ -135,7 +150,7 @@ def _examine(output: int, finished: Finished, settings: ClipsConfig) -> Clip:
     if frames < settings.min_frames or frames == 0:
         reason = f"{frames} frames, fewer than {settings.min_frames}"
         return _failed("too_short", finished, reason + (": " if warning else ""))
-    return Clip("ok", data=os.pread(output, size, 0), warning=warning, **found, **_source_size(finished))
+    return Clip("ok", content=_content(output), warning=warning, **found, **_source_size(finished))
 
 
 def _read_back(output: int) -> dict[str, Any]:
@@ -212,3 +227,12 @@ def anonymous_file(size: int = 0) -> Iterator[int]:
     else:
         with tempfile.TemporaryFile() as file:
             yield file.fileno()
+
+
+def _content(descriptor: int) -> bytes | IO[bytes]:
+    """What a file holds; a large one stays a file, since many clips may wait for their turn."""
+    if (size := os.fstat(descriptor).st_size) <= SMALL:
+        return os.pread(descriptor, size, 0)
+    file = os.fdopen(os.dup(descriptor), "rb")
+    file.seek(0)
+    return file

@@ -68,3 +68,23 @@ def ordered_results(
             yield head()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Room:
+    """So many bytes may be in memory at a time; what is larger than all of it comes alone."""
+
+    def __init__(self, size: int):
+        self.size, self._taken = size, 0
+        self._changed = threading.Condition()
+
+    def take(self, count: int) -> None:
+        """Wait until there is room for so many bytes, and take it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + count <= self.size)
+            self._taken += count
+
+    def give_back(self, count: int) -> None:
+        """Leave room that was taken."""
+        with self._changed:
+            self._taken -= count
+            self._changed.notify_all()
