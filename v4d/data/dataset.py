@@ -101,7 +101,7 @@ class _Samples(Dataset[Any]):
         """The batch of some picks; DataLoader calls this."""
         try:
             return self._batch(picks)
-        except V4DError as error:
+        except (V4DError, OSError) as error:  # OSError: no memory for a batch where too many files are open
             return Failure(str(error))
 
     def _batch(self, picks: list[Pick]) -> Batch:

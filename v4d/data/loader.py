@@ -7,6 +7,7 @@ for epoch in range(epochs):
         logits = model(normalise(batch.frames, model.input, torch.bfloat16))
 """
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from v4d.data.dataset import EvalSamples, Failure, TrainSamples, VideoRecord, Vi
 from v4d.data.sampling import ClipSpec
 from v4d.data.workers import fork_server
 from v4d.errors import V4DError, WorkerDied
+from v4d.utils.processes import raise_file_limit
 
 _BATCHES_AHEAD = 3
 _MOST_WORKERS = 16
@@ -104,6 +106,7 @@ class Loader:
         self.plan = plan
         self._batches = _Batches(plan)
         self._waited = self._total = 0.0
+        raise_file_limit()  # a batch in flight is some open files
         self._data = DataLoader(
             samples,
             batch_sampler=self._batches,
@@ -176,10 +179,13 @@ def _as_it_is(batch: Any) -> Any:
 
 def _explained(error: Exception) -> Exception:
     """A worker that the kernel killed leaves no message but its signal, or a torn connection."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) or "ancdata" in str(error):
+        return V4DError(f"too many open files ({error}): raise `ulimit -n`, or lower training.workers")
     torn = isinstance(error, (ConnectionError, EOFError))
     if torn or "exited unexpectedly" in str(error) or "killed by signal" in str(error):
         what = type(error).__name__ if torn else str(error).partition(". ")[0]
         return WorkerDied(
-            f"a loader worker died ({what}): out of memory, or a damaged shard, which `v4d verify` finds"
+            f"a loader worker died ({what}): its last words are above, or it ran out of memory, or met a "
+            f"damaged shard, which `v4d verify` finds"
         )
     return error

@@ -21,10 +21,13 @@ from v4d.data import shard_format as fmt
 from v4d.data.shard_format import ShardHeader, Video
 from v4d.data.shard_writer import ShardWriter
 from v4d.errors import V4DError
+from v4d.utils.processes import raise_file_limit
 
 __all__ = ["BadFrameError", "ShardHeader", "ShardReader", "ShardWriter", "Video", "open_store"]
 
 READ_THREADS = 8
+SPARE_FILES = 256
+"""Open files that maps leave to the rest of the process; a loader's batches are sent in some."""
 COLD_SECONDS = 150e-6
 """A frame that takes longer to fetch was not in the page cache; one that was takes a tenth of it."""
 
@@ -55,6 +58,8 @@ class _Found(NamedTuple):
     """The first place of each in the indices asked for, ascending."""
     repeats: list[tuple[int, int]]
     """Further places: (place, first place of the same frame)."""
+    shard: "_Map"
+    """Held open, since the frames are in its memory."""
 
 
 class ShardReader:
@@ -104,14 +109,16 @@ class ShardReader:
 
     def counts(self) -> dict[str, int]:
         """The closing record: `videos`, stored `frames`, `bytes` of JPEG."""
-        value = self._map.get(fmt.END_KEY)
+        shard = self._map
+        value = shard.get(fmt.END_KEY)
         if value is None:
             raise V4DError(f"shard {self.path} is damaged: it has no closing record")
         return fmt.unpack(value)
 
     def video(self, video_id: str) -> Video:
         """What the shard knows of a video; V4DError where it has none of that id."""
-        value = self._map.get(fmt.video_key(video_id))
+        shard = self._map
+        value = shard.get(fmt.video_key(video_id))
         if value is None:
             raise V4DError(f"shard {self.path} has no video {video_id}")
         try:
@@ -126,7 +133,8 @@ class ShardReader:
 
     def checksums(self, video_id: str) -> tuple[int, ...]:
         """CRC-32 of every stored frame of a video."""
-        return fmt.unpack_checksums(self._map.get(fmt.checksums_key(self.video(video_id).number)) or b"")
+        shard = self._map
+        return fmt.unpack_checksums(shard.get(fmt.checksums_key(self.video(video_id).number)) or b"")
 
     def frames(self, video_id: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Decode frames, each distinct one once.
@@ -196,7 +204,8 @@ class ShardReader:
         jpegs = [value for value in values if value is not None]
         if len(jpegs) < len(values):
             raise BadFrameError(self.path, video_id, frames[values.index(None)], "it is missing")
-        return _Found(video_id, (video.height, video.width, 3), frames, jpegs, list(first.values()), repeats)
+        shape = (video.height, video.width, 3)
+        return _Found(video_id, shape, frames, jpegs, list(first.values()), repeats, shard)
 
     def _decode(self, found: "_Found", numbers: range, images: list[np.ndarray]) -> None:
         """Decode some of the frames found into arrays; the tightest loop of all."""
@@ -210,7 +219,10 @@ class ShardReader:
 
     @functools.cached_property
     def _map(self) -> "_Map":
-        return _shared_map(self.path)
+        """To be held while its memory is read: for want of open files it may be dropped here, and closed."""
+        shard = _shared_map(self.path)
+        shard.readers.add(self)
+        return shard
 
 
 STORES = {".lmdb": ShardReader}
@@ -244,6 +256,7 @@ class _Map:
         except lmdb.Error as error:
             raise V4DError(f"cannot open shard {path}: {error}") from error
         self.path, self._local = path, threading.local()
+        self.readers: weakref.WeakSet[ShardReader] = weakref.WeakSet()
         header = self.get(fmt.HEADER_KEY)
         if header is None:
             raise V4DError(f"shard {path} is damaged: it has no header")
@@ -294,11 +307,23 @@ def _shared_map(path: Path) -> _Map:
             key = _identity(path)
             shard = _maps.get(key)
             if shard is None:
+                _close_oldest(max(1, raise_file_limit() - SPARE_FILES))
                 shard = _Map(path)
                 if _identity(path) != key:  # the file was replaced while it was opened
                     continue
                 _maps[key] = shard
             return shard
+
+
+def _close_oldest(most: int) -> None:
+    """Close half of the maps, the oldest, where there are `most`; those in use close when they are not.
+
+    Their readers open them again when they need them.
+    """
+    if len(_maps) >= most:
+        for shard in list(_maps.values())[: (most + 1) // 2]:
+            for reader in list(shard.readers):
+                reader.__dict__.pop("_map", None)
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -8,10 +8,10 @@ import multiprocessing.context
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing import forkserver, popen_forkserver, resource_tracker
+from collections.abc import Sequence
+from multiprocessing import forkserver, popen_forkserver
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -19,8 +19,9 @@ import torch
 from torch.multiprocessing.reductions import reduce_storage
 
 from v4d.utils.lifeline import end_with, end_with_fork_server, lifeline
+from v4d.utils.processes import signals_held_back
 
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1}
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class _Popen(popen_forkserver.Popen):
@@ -35,14 +36,21 @@ class _Worker(multiprocessing.context.ForkServerProcess):
 
     @staticmethod
     def _Popen(process: BaseProcess) -> _Popen:
-        with _stop_signals_held_back():  # a fork server that has died is replaced here
+        with signals_held_back(*_STOP_SIGNALS):  # a fork server that has died is replaced here
             return _Popen(process)
 
     def run(self) -> None:
         end_with(self._served)
         end_with_fork_server()  # without it, the process that is served takes this one for dead
+        Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
         ForkingPickler.register(torch.UntypedStorage, _reduce)
         super().run()
+
+
+def _end_unsent(error: Exception, batch: Any) -> None:
+    """A batch that cannot be sent would be waited for in vain: multiprocessing prints this and goes on."""
+    print(f"a loader worker ends, since it cannot send a batch: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 class _Context(multiprocessing.context.ForkServerContext):
@@ -62,21 +70,9 @@ def fork_server(preload: str) -> _Context:
     if main is not None and main.name.startswith("v4d."):
         modules.append(main.name)
     context.set_forkserver_preload(modules)
-    with _stop_signals_held_back():
+    with signals_held_back(*_STOP_SIGNALS):
         forkserver.ensure_running()
     return context
-
-
-@contextmanager
-def _stop_signals_held_back() -> Iterator[None]:
-    """Whatever is started here does not hear them, nor does what it starts."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # when it starts, it lets SIGTERM through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def shared_bytes(shape: Sequence[int]) -> torch.Tensor:

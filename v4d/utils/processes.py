@@ -7,10 +7,12 @@ of there, only the end of its process.
 import contextlib
 import math
 import multiprocessing
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -19,6 +21,7 @@ from v4d.utils.lifeline import end_with, lifeline
 
 _START_SECONDS = 120
 _GRACE_SECONDS = 5
+_MOST_FILES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,28 @@ def run_in_children(
             child.stop()
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as its user may grant it (`ulimit -n`); how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+@contextlib.contextmanager
+def signals_held_back(*numbers: signal.Signals) -> Iterator[None]:
+    """Whatever is started here, a fork server too, does not hear these signals; nor does what that starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        resource_tracker.ensure_running()  # when it starts, it lets SIGINT and SIGTERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _collect(busy: list["_Child"]) -> dict[int, TaskResult]:
     """Wait until at least one of the busy children is done, one way or the other."""
     first = min(child.until for child in busy)
@@ -100,7 +125,8 @@ class _Child:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.function, lifeline()), daemon=True)
         try:
-            self.process.start()
+            with signals_held_back(signal.SIGINT):  # this process ends its children itself
+                self.process.start()
         except (EOFError, OSError) as error:  # the server has died
             raise V4DError(f"no child process can be started: {error}; is the memory used up?") from error
         theirs.close()
@@ -143,7 +169,6 @@ class _Child:
 def _serve(connection: Connection, function: Callable[[Any], Any], parent: str) -> None:
     """What a child does: one task after the other until its parent ends it, or has ended itself."""
     end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children itself
     with contextlib.suppress(OSError):  # the parent was ended meanwhile: recv() finds out
         connection.send("ready")
     while True:
