@@ -1,4 +1,7 @@
+import contextlib
 import dataclasses
+import functools
+import gzip
 import hashlib
 import json
 import os
@@ -7,13 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import mirror
@@ -24,7 +29,7 @@ from v4d.datasets.archives import check_archive, read_members
 from v4d.datasets.download import ranges as transfer
 from v4d.datasets.download.checksums import digest
 from v4d.datasets.download.fetch import fetch
-from v4d.datasets.download.http import RetryPolicy
+from v4d.datasets.download.http import RetryPolicy, TransientError, probe, read_text
 from v4d.datasets.kinetics_archives import download_archive
 from v4d.datasets.lockfile import LockEntry, LockFile
 from v4d.errors import V4DError
@@ -133,6 +138,84 @@ def test_what_lasts_ends_with_one_clear_error_and_nothing_that_looks_finished(se
         bring(served, tmp_path, connections=2, patience=IMPATIENT if fault == "a stall" else HASTE)
     assert "/x.tar.gz" in str(error.value) and "\n" not in str(error.value)
     assert nothing_that_looks_finished(tmp_path)
+
+
+def endless(handler: mirror.Handler, data: bytes) -> None:
+    """No length, and no end."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/plain")
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    while not handler.server.mirror.closing.is_set():
+        handler.wfile.write(bytes(1 << 16))
+
+
+@functools.cache
+def packed_zeros() -> bytes:
+    return gzip.compress(bytes(64 << 20))
+
+
+def bomb(handler: mirror.Handler, data: bytes) -> None:
+    """64 MB in 64 kB."""
+    handler.serve(packed_zeros(), ranges=False, extra={"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize("fault", [endless, bomb])
+def test_a_list_without_end_is_given_up_within_little_memory(served, fault):
+    served.always["/x.tar.gz"] = fault
+    packed_zeros()  # this process is the server, too
+    tracemalloc.start()
+    with pytest.raises(V4DError, match="more than 1048576 bytes came"):
+        read_text(f"{served.url}/x.tar.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_a_file_without_end_is_given_up_at_its_limit(served, tmp_path):
+    served.always["/x.tar.gz"] = endless
+    with pytest.raises(V4DError, match="1000000 bytes came and no end"):
+        bring(served, tmp_path, limit=1_000_000)
+    assert nothing_that_looks_finished(tmp_path)
+    served.always["/x.tar.gz"] = mirror.promise(1_000_001)
+    with pytest.raises(V4DError, match="1000001 bytes are announced, more than 1000000"):
+        bring(served, tmp_path, limit=1_000_000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=30) | st.just("9" * 5000)
+)
+def test_whatever_headers_say_it_is_an_answer_or_one_line(text):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "x.tar.gz").write_bytes(b"content")
+        with mirror.Mirror(Path(folder)) as server:
+
+            def odd(handler: mirror.Handler, data: bytes) -> None:
+                handler.send_response(206)
+                handler.send_header("Content-Range", f"bytes 0-0/{text}")
+                handler.send_header("ETag", text)
+                handler.send_header("Content-Length", "1")
+                handler.end_headers()
+                handler.wfile.write(b"c")
+
+            def busy(handler: mirror.Handler, data: bytes) -> None:
+                handler.send_response(503)
+                handler.send_header("Retry-After", text)
+                handler.send_header("Content-Length", "0")
+                handler.end_headers()
+
+            server.faults["/x.tar.gz"] = [odd, busy]
+            with contextlib.suppress(V4DError):
+                probe(f"{server.url}/x.tar.gz")
+            with pytest.raises(TransientError, match="503"):
+                probe(f"{server.url}/x.tar.gz")
+
+
+@pytest.mark.parametrize("count", ["1", "10000", "99999", "100000", "9" * 5000])
+def test_an_etag_of_any_number_of_parts_takes_no_time_that_shows(tmp_path, count):
+    (tmp_path / "a").write_bytes(bytes(1 << 20))
+    assert digest(tmp_path / "a", f"{'0' * 32}-{count}").etag_fits in (None, False)
 
 
 def test_a_server_that_is_not_there(tmp_path):

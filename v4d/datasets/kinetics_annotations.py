@@ -24,6 +24,8 @@ from v4d.utils.files import file_sha256
 
 QUICK = RetryPolicy(attempts=8, cap=60.0)
 """For the small files that somebody may be waiting for: about two minutes."""
+LARGEST = 64 << 20
+"""Bytes of a table or list, which pass through memory; the longest known has 30 MB."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 """YouTube's ids have 11 letters; a mirror may have others, which must fit into names of files (255 bytes)."""
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -68,7 +70,7 @@ def _download(dataset: DatasetConfig, url: str, name: str, patience: RetryPolicy
     entry = lock.get(f"annotations/{name}")
     if entry is None or entry.url != url or not path.exists() or file_sha256(path) != entry.sha256:
         accept = functools.partial(lock.record, f"annotations/{name}")
-        fetch(url, path, patience=patience, check=check, accept=accept)
+        fetch(url, path, patience=patience, limit=LARGEST, check=check, accept=accept)
     return path
 
 

@@ -16,7 +16,7 @@ MIB = 1 << 20
 PART_MIB = (5, 6, 7, 8, 10, 12, 15, 16, 20, 25, 30, 32, 50, 64, 100, 128, 200, 250, 256, 500, 512, 1024)
 """Part sizes (MiB) of common uploading tools: 8 of the AWS command line, 15 of s3cmd, 5 the least allowed."""
 _PLAIN = re.compile(r"[0-9a-f]{32}")
-_PARTS = re.compile(r"([0-9a-f]{32})-([1-9]\d*)")
+_PARTS = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,4})")  # S3 allows 10,000
 _CHUNK = 1 << 20
 
 

@@ -7,6 +7,7 @@ can be computed) and a content that passes `check` gets the target's name.
 
 import contextlib
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ def fetch(
     connections: int = 1,
     rate_limit: float | None = None,
     patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    limit: int = sys.maxsize,
     check: Check = lambda path: None,
     accept: Callable[[LockEntry], None] = lambda entry: None,
 ) -> LockEntry:
@@ -56,6 +58,7 @@ def fetch(
         url: http, https or file.
         connections: ranges fetched at a time, where the server knows ranges.
         rate_limit: megabytes a second at most.
+        limit: bytes that the file may have.
         check: raises V4DError where the content is wrong; then it is fetched once more.
         accept: called before the file gets its name; what it raises keeps the name from it.
 
@@ -68,7 +71,7 @@ def fetch(
             if url.startswith("file:"):
                 remote = _copy(url, partial)
             else:
-                remote = _download(url, partial, connections, rate_limit, patience)
+                remote = _download(url, partial, connections, rate_limit, patience, limit)
             try:
                 entry = _examined(url, partial, remote, check)
             except WrongContentError as error:
@@ -87,12 +90,15 @@ def fetch(
 
 
 def _download(
-    url: str, partial: Path, connections: int, rate_limit: float | None, patience: RetryPolicy
+    url: str, partial: Path, connections: int, rate_limit: float | None, patience: RetryPolicy, limit: int
 ) -> Remote:
     """Transfer until all bytes are there; starts over where the file at the address has changed."""
     for _ in range(3):
         remote = _persist(lambda: probe(url), patience)
-        transfer = Transfer(url, partial, remote, patience, connections, rate_limit)
+        if (remote.size or 0) > limit:
+            raise UnavailableError(f"{url}: {remote.size} bytes are announced, more than {limit}")
+        room = max(1, shutil.disk_usage(partial.parent).free - SPARE_BYTES)
+        transfer = Transfer(url, partial, remote, patience, connections, rate_limit, min(limit, room))
         _check_space(partial, transfer.missing)
         try:
             transfer.run()

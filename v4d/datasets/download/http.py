@@ -1,6 +1,7 @@
 """What a server says: one request, with what went wrong sorted into "may pass" and "will not"."""
 
 import random
+import re
 import sys
 import threading
 import urllib.parse
@@ -18,6 +19,8 @@ from v4d.errors import V4DError
 from v4d.utils.addresses import whole
 
 CONNECT_SECONDS = 30
+SMALL = 1 << 20
+"""Bytes of a list of archives, of which the longest has 0.1 MB."""
 _WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504, 507, 509}
 
 
@@ -97,7 +100,7 @@ def probe(url: str) -> Remote:
             raise UnavailableError(f"{url} is empty")
         name = "Content-Range" if ranges else "Content-Length"
         total = headers.get(name, "").rpartition("/")[2]
-        size = int(total) if total.isdigit() else None
+        size = _number(total)
         etag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
         return Remote(size, etag, modified, ranges and size is not None, says_md5(headers))
 
@@ -123,17 +126,21 @@ def get(url: str, headers: dict[str, str], silence: float = 60.0) -> Iterator[re
         status = response.status_code
         if status in _WORTH_RETRYING:
             told = response.headers.get("Retry-After", "")
-            seconds = float(told) if told.isdigit() else None
-            raise TransientError(f"{url}: {status} {response.reason}", seconds)
+            raise TransientError(f"{url}: {status} {response.reason[:100]}", _number(told))
         if status not in (200, 206, 416):
-            raise UnavailableError(f"{url}: {status} {response.reason}")
+            raise UnavailableError(f"{url}: {status} {response.reason[:100]}")
         if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
             raise TransientError(f"{url}: a web page came in place of the file")  # a login or error page
         yield response
 
 
+def _number(text: str) -> int | None:
+    """A number in a header, which may say anything."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def read_text(url: str) -> str:
-    """A small text file, http, https or file, in one try.
+    """A text file of at most `SMALL` bytes, http, https or file, in one try.
 
     Raises:
         TransientError, V4DError: as `probe`.
@@ -145,7 +152,12 @@ def read_text(url: str) -> str:
             raise V4DError(f"cannot read {url}: {error}") from error
     with get(url, {}) as response:
         try:
-            return response.raw.read(decode_content=True).decode("utf-8", "replace")
+            text = b""
+            while data := response.raw.read(1 << 16, decode_content=True):
+                text += data
+                if len(text) > SMALL:
+                    raise UnavailableError(f"{url}: more than {SMALL} bytes came, which is no list")
+            return text.decode("utf-8", "replace")
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TransientError(f"{url}: {short_cause(error)}") from error
 

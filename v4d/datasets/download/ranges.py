@@ -7,7 +7,6 @@ written behind the data, so that after a kill -9 it claims too little and never 
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,15 @@ from pathlib import Path
 import requests
 import urllib3
 
-from v4d.datasets.download.http import Changed, Remote, RetryPolicy, TransientError, get, short_cause
+from v4d.datasets.download.http import (
+    Changed,
+    Remote,
+    RetryPolicy,
+    TransientError,
+    UnavailableError,
+    get,
+    short_cause,
+)
 from v4d.errors import V4DError
 from v4d.utils.progress import meter
 
@@ -45,6 +52,7 @@ class Transfer:
     patience: RetryPolicy
     connections: int
     rate_limit: float | None
+    limit: int
 
     def __post_init__(self) -> None:
         self._bucket = _Bucket(self.rate_limit * 1e6 if self.rate_limit else None)
@@ -122,9 +130,11 @@ class Transfer:
         asked = {"Range": f"bytes={first}-{last}"} if self.remote.ranges else {}
         with get(self.url, asked, self.patience.stall) as response:
             self._check_same(response, f"bytes {first}-{last}/{self.remote.size}")
-            for data in self._chunks(response, segment.left if segment.length >= 0 else sys.maxsize):
+            for data in self._chunks(response, segment.left if segment.length >= 0 else self.limit):
                 _write(self._file, data, segment.start + segment.done)
                 segment.done += len(data)
+        if segment.length < 0 and segment.done >= self.limit:
+            raise UnavailableError(f"{self.url}: {self.limit} bytes came and no end, which is too much")
         if segment.length < 0:  # no length was announced: what came is what there is
             segment.length = segment.done
         elif segment.left:
