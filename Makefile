@@ -11,7 +11,8 @@ VENV ?= .venv
 # The first interpreter that is new enough; override with `make PYTHON=...`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
-# For another CUDA version: TORCH_INDEX=<the address that PyTorch's install page gives for it>
+# For another CUDA version: TORCH_INDEX=<the address that PyTorch's install page gives for it>; its files are
+# not in the lock file, so no hash checks them
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -53,8 +54,8 @@ $(VENV)/.complete: envs/requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; see docs/install.md" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) -m venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(if $(TORCH_INDEX),$(BIN)/pip install --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' envs/requirements.lock | cut -d' ' -f1))
-	$(BIN)/pip install -r envs/requirements.lock
-	$(BIN)/pip install --no-deps -e .
+	$(BIN)/pip install --require-hashes -r envs/requirements.lock
+	$(BIN)/pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean:

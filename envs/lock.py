@@ -21,27 +21,30 @@ def requirements_digest() -> str:
 
 
 def resolve(*extras: str, constraints: list[str]) -> list[str]:
-    """Exact versions with their markers, for every platform, a line a package."""
+    """Exact versions with markers and the sha256 of their files, for every platform, a line a package."""
     settings = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["v4d"]["lock"]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(constraints))
         file.flush()
         words = ["pip", "compile", str(PYPROJECT), "--universal", "--python-version", settings["python"]]
         words += ["--no-header", "--no-annotate", "--no-emit-index-url", "--constraint", file.name]
+        words += ["--generate-hashes"]
         for extra in extras:
             words += ["--extra", extra]
         done = subprocess.run(
             [sys.executable, "-m", "uv", *words], stdout=subprocess.PIPE, text=True, check=True
         )
-    return [line for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    lines = done.stdout.replace(" \\\n    ", " ").splitlines()  # a package's hashes behind it
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def main() -> None:
     pins = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["v4d"]["lock"]["pins"]
     everything = resolve("test", "dev", constraints=pins)
-    running = resolve(constraints=everything)
+    running = resolve(constraints=[line.partition(" --hash")[0] for line in everything])
     header = f"# Made by `make lock` from pyproject.toml; do not edit. requirements {requirements_digest()}\n"
-    (HERE / "requirements.lock").write_text(header + "\n".join(everything) + "\n", encoding="utf-8")
+    lines = [line.replace(" --hash", " \\\n    --hash") for line in everything]
+    (HERE / "requirements.lock").write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
     (HERE / "v4d.yaml").write_text(header + conda_environment(running), encoding="utf-8")
 
 

@@ -27,15 +27,48 @@ def lock_script():
 
 def locked(lines: list[str]) -> dict[str, list[Requirement]]:
     found: dict[str, list[Requirement]] = {}
-    for line in lines:
+    for line in without_hashes(lines):
         requirement = Requirement(line)
         found.setdefault(re.sub(r"[-_.]+", "-", requirement.name).lower(), []).append(requirement)
     return found
 
 
 def lines_of_lock() -> list[str]:
-    text = (ROOT / "envs/requirements.lock").read_text()
+    text = (ROOT / "envs/requirements.lock").read_text().replace(" \\\n   ", "")
     return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def without_hashes(lines: list[str]) -> list[str]:
+    return [line.partition(" --hash")[0] for line in lines]
+
+
+@pytest.mark.parametrize("lines", [lines_of_lock, lambda: lines_of_conda()])
+def test_every_package_has_the_hashes_of_its_files(lines):
+    for line in lines():
+        assert re.fullmatch(r"[a-z0-9.-]+==[^ ]+( ; .+?)?( --hash=sha256:[0-9a-f]{64})+", line), line
+
+
+def test_what_installs_them_checks_the_hashes_and_builds_with_what_they_name():
+    for name in ("Makefile", "envs/Dockerfile"):
+        text = (ROOT / name).read_text()
+        for command in re.findall(r"pip install (?!--index-url).*", text):
+            assert "--require-hashes" in command or "--no-deps --no-build-isolation" in command, command
+    assert any(line.startswith("setuptools==") for line in lines_of_lock())
+
+
+def test_an_image_gets_what_is_the_projects_and_nothing_else(tmp_path):
+    build = pytest.importorskip("docker.utils.build")
+    others = ("videos/a/x.mp4", "data/x", "weights.pt", "cookies.txt", "config/my_cookies.txt", ".env")
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    wanted = {"Snakefile", "v4d/cli/main.py", "envs/requirements.lock", "config/config.yaml", "tests/a.py"}
+    for name in wanted:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] != "#"]
+    sent = {name for name in build.exclude_paths(tmp_path, patterns) if (tmp_path / name).is_file()}
+    assert sent == wanted
 
 
 def lines_of_conda() -> list[str]:
