@@ -43,9 +43,9 @@ def launch(module: str, argv: Sequence[str], processes: int) -> int:
     """Run `python -m module argv` in `processes` processes and wait for them.
 
     SIGTERM and SIGUSR1 are passed on to the ranks, and to nobody else: without the loader's workers no rank
-    gets to the step after which it saves its state. SIGINT (Ctrl-C), SIGHUP and SIGQUIT end them. Where this
-    process is killed itself (kill -9), so are they, at once, and save nothing: a training goes on from its
-    last checkpoint.
+    gets to the step after which it saves its state. SIGINT (Ctrl-C), SIGHUP and SIGQUIT become SIGTERM for
+    the ranks; a second one kills them. Where this process is killed itself (kill -9), so are they, at once,
+    and save nothing: a training goes on from its last checkpoint.
 
     On several nodes the same command is started once a node; where they meet: `rendezvous.meeting`.
 

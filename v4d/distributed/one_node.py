@@ -5,6 +5,7 @@ that somebody else could talk to, and nothing to remove when the job has ended. 
 is the loopback device.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -73,6 +74,8 @@ class _Job:
             # A rank that was killed is why others fail, in the same moment.
             failed = sorted((code > 0, rank, code) for rank, code in enumerate(codes) if code)
             if self.interruptions:
+                with suppress(OSError):
+                    print("stops as soon as it can; Ctrl-C again: at once", file=sys.stderr, flush=True)
                 raise Interrupted
             if failed:
                 _, rank, code = failed[0]
@@ -82,9 +85,13 @@ class _Job:
             time.sleep(POLL_SECONDS)
 
     def _end(self) -> None:
-        """Tell the ranks that still run to end, and kill those that do not, or all after a second Ctrl-C."""
+        """Tell the ranks that still run to end, and kill those that do not, or all after a second Ctrl-C.
+
+        After a first one they have the time that they need to save, as after SIGTERM.
+        """
         self._tell(signal.SIGTERM)
-        deadline, interruptions = time.monotonic() + GRACE_SECONDS, self.interruptions
+        grace, interruptions = math.inf if self.interruptions else GRACE_SECONDS, self.interruptions
+        deadline = time.monotonic() + grace
         while any(rank.poll() is None for rank in self.ranks):
             if time.monotonic() > deadline or self.interruptions > interruptions:
                 self._tell(signal.SIGKILL)

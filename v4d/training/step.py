@@ -59,11 +59,11 @@ class TrainState:
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGUSR1 into a flag that the loop looks at."""
+    """Turns SIGTERM, SIGUSR1 and SIGINT into a flag that the loop looks at."""
 
     def __init__(self) -> None:
         self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:

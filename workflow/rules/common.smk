@@ -3,17 +3,19 @@
 import sys
 import time
 
-from v4d import config as v4d_config
-from v4d import workflow as v4d_workflow
-from v4d.datasets import open_source
-from v4d.errors import V4DError
-from v4d.utils.text import one_line
-
 try:
+    from v4d import config as v4d_config
+    from v4d import workflow as v4d_workflow
+    from v4d.datasets import open_source
+    from v4d.errors import V4DError
+    from v4d.utils.text import one_line
+
     CONFIG = v4d_workflow.resolve_in_place(config, workflow)
     SOURCE = open_source(CONFIG.dataset)
     PARTS = {split: SOURCE.parts(split) for split in CONFIG.dataset.splits}
     SOURCE_STATE = SOURCE.state()
+except KeyboardInterrupt:  # Ctrl-C
+    sys.exit(130)
 except V4DError as error:
     # SystemExit, for one line: Snakemake's own errors come with the place in this file.
     sys.exit(f"error: {one_line(error)}")
