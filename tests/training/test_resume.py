@@ -193,6 +193,60 @@ def test_other_settings_train_anew_in_a_new_run_and_nothing_is_lost(tiny_data, t
     assert sorted(run.data.params["main/optimizer.lr"] for run in runs) == ["0.01", "0.05"]
 
 
+def two_stages(tiny_data: Path, folder: Path) -> Path:
+    """A project that has trained the first of its two stages, which are alike."""
+    project = project_with(tiny_data, folder)
+    model = {"stages": [{"name": "first"}, {"name": "second"}]}
+    changes = {"training": {"epochs": 1, "checkpoint_minutes": 1e-9}, "models": {"v4d": model}}
+    write_config(project, configs.merge(TINY, changes))
+    assert train(project, stage="first") == 0
+    return project
+
+
+def drawn(trainer: Trainer) -> list[tuple[list[str], torch.Tensor]]:
+    """The videos and pixels of an epoch's batches."""
+    return [(batch.video_id, batch.frames) for batch in trainer._train_loader()]
+
+
+def test_no_two_stages_draw_the_same_and_the_first_draws_as_ever(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(two_stages(tiny_data, tmp_path / "p"))
+    config, alone = configs.load("config.yaml"), DistributedContext(0, 1, torch.device("cpu"))
+    first, second = (Trainer(config, "v4d", stage, alone) for stage in ("first", "second"))
+    assert first.draws == config.seed != second.draws
+    before, behind = drawn(first), drawn(second)
+    assert [videos for videos, _ in before] != [videos for videos, _ in behind]
+    pixels = [
+        {name: frames[n] for videos, frames in epoch for n, name in enumerate(videos)}
+        for epoch in (before, behind)
+    ]
+    assert pixels[0].keys() == pixels[1].keys()
+    same = [torch.equal(pixels[0][name], pixels[1][name]) for name in pixels[0]]
+    assert sum(same) < len(same) / 4
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_later_stage_that_was_interrupted_goes_on_with_its_own_draws(tiny_data, tmp_path, older):
+    """One that an older version has begun goes on with that one's: in every stage those of the first."""
+    project = two_stages(tiny_data, tmp_path / "p")
+    shutil.copytree(project, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        if older:
+            patch.setattr("v4d.training.trainer.drawing_seed", lambda seed, stage: seed)
+        assert train(tmp_path / "whole", stage="second") == 0
+        assert train(project, kill_at=3, stage="second") == -signal.SIGKILL
+    if older:
+        last = project / "results/tiny/v4d/second/checkpoints/last.pt"
+        state = torch.load(last, weights_only=True)
+        del state["draws"]
+        torch.save(state, last)
+    assert train(project, stage="second") == 0
+    weights, expected = (
+        load_model(folder / "results/tiny/v4d/second/final.pt").model.state_dict()
+        for folder in (project, tmp_path / "whole")
+    )
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
 def test_a_stage_is_trained_anew_after_the_one_before_it(tiny_data, tmp_path):
     """Its own settings are the same, and its checkpoints are those of other weights."""
     stages = [{"name": "one"}, {"name": "two", "training": {"batch_size": 10}}]

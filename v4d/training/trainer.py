@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -54,6 +55,8 @@ class Trainer:
         self.earlier = self.model_config.before(self.stage)
         self.rules = RULES
         self.source = initial_weights(config, self.model_config, self.stage)
+        # Units, crops, flips, order and dropout: no two stages of a model draw the same.
+        self.draws = drawing_seed(config.seed, self.stage.name) if self.earlier else config.seed
 
     def run(self) -> None:
         """Train to the end and write `final.pt` and `metrics.json`.
@@ -64,13 +67,13 @@ class Trainer:
         """
         with self.checkpoints.locked() if self.context.is_main else nullcontext():
             saved = self._resumable_state()
-            if saved is not None:
-                self.rules = saved.get("rules", 1)
+            if saved is not None:  # older versions drew in every stage as in the first
+                self.draws, self.rules = saved.get("draws", self.config.seed), saved.get("rules", 1)
             if saved is None or saved["world_size"] != self.context.size:
                 check_mixup(self.settings, self.context.size)
             torch.manual_seed(self.config.seed)
             model = self._model(fresh=saved is None)
-            train_step = TrainStep(model, self.stage, self.context, self.config.seed)
+            train_step = TrainStep(model, self.stage, self.context, self.draws)
             state = TrainState()
             if saved is not None:
                 train_step.load_state(saved)
@@ -173,7 +176,7 @@ class Trainer:
                 raise Preempted
 
     def _train_loader(self) -> Loader:
-        return training_batches(self.stage, self.train_videos, self.context, self.config.seed, self.rules)
+        return training_batches(self.stage, self.train_videos, self.context, self.draws, self.rules)
 
     def _train_one_epoch(
         self, train_step: TrainStep, loader: Loader, state: TrainState, stop: StopSignal, logger: MetricLogger
@@ -226,10 +229,16 @@ class Trainer:
             "epoch": state.epoch,
             "identity": self.identity,
             "settings": self._settings(),
+            "draws": self.draws,
             "info": self.outputs.info(),
             "world_size": self.context.size,
             "torch": str(torch.__version__),
         }
+
+
+def drawing_seed(seed: int, stage: str) -> int:
+    """The seed of what a stage behind the first draws: the config's seed and the stage's name, 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{stage}".encode()).digest()[:8], "little") >> 1
 
 
 def architecture(stage: StageConfig, num_classes: int) -> dict[str, Any]:
