@@ -22,5 +22,5 @@ rule all:
 rule trained:
     # `--until train` would stop at the first stage of each model: the later ones are `train` as well.
     input:
-        [tested_weights(model) for model in CONFIG.models],
+        [tested_weights(run) for run in RUNS],
     localrule: True

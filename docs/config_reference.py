@@ -16,7 +16,7 @@ from v4d.config import registry
 from v4d.config.data import ClipsConfig, DatasetConfig, FramesConfig
 from v4d.config.fields import UNSET, Block, block_of, default_of, mark_of
 from v4d.config.models import ModelKeys, StageConfig
-from v4d.config.root import RootKeys
+from v4d.config.root import RootKeys, RowConfig, TableConfig
 from v4d.config.schema import block_schema
 from v4d.config.training import (
     CropConfig,
@@ -54,7 +54,10 @@ SECTIONS = {
     ("Top level", "dataset"): "dataset",
     ("Top level", "models"): "models.<model>",
     ("models.<model>", "training"): "training",
+    ("models.<model>", "testing"): "testing",
     ("models.<model>", "stages"): "models.<model>.stages",
+    ("Top level", "tables"): "tables",
+    ("tables", "rows"): "tables.rows",
 }
 """Keys whose values the blocks do not type, with the sections that describe them."""
 
@@ -93,8 +96,12 @@ def _sections() -> Iterator[str]:
     yield reference("training.optimizer", OptimizerConfig)
     yield reference("training.schedule", ScheduleConfig)
     yield reference("training.crop", CropConfig)
-    yield reference("testing", TestingConfig)
+    yield reference("testing", TestingConfig, "A model may set any of these keys under its own `testing`.")
     yield reference("tracking", TrackingConfig)
+    yield reference(
+        "tables", TableConfig, "A list; each item is a table of `comparison.md` and of the report."
+    )
+    yield reference("tables.rows", RowConfig, "A list; a model may stand in several tables.")
 
 
 def _options() -> dict[type[Block], list[str]]:

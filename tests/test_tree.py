@@ -50,7 +50,7 @@ COVERS = {
     "preprocessing/test_clips.py": "preprocessing.transcode utils.ffmpeg utils.threads",
     "preprocessing/test_decode.py": "utils.processes",
     "preprocessing/test_estimate.py": "utils.cost",
-    "report/test_comparison.py": "datasets.published report.mlflow_runs",
+    "report/test_comparison.py": "datasets.published report.mlflow_runs report.paper_tables",
     "report/test_report.py": "plotting.curves plotting.style report.example_videos report.page report.tables",
     "tracking/test_tracking.py": "tracking.base tracking.journal",
     "preprocessing/test_frames.py": "preprocessing.ledger",

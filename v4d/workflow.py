@@ -122,19 +122,27 @@ def archived_parts(source: DataSource, parts: dict[str, list[str]], *, late: boo
 
 
 def stage_settings(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
-    """{model: {stage: settings}}: what a training depends on, and nothing else."""
+    """{run: {stage: settings}}: what a training depends on beside its seed, and nothing else."""
     return {
-        name: {
-            stage["name"]: configs.settings(stage, configs.stage_class(stage)) for stage in model["stages"]
-        }
+        run: {stage["name"]: configs.settings(stage, configs.stage_class(stage)) for stage in model["stages"]}
         for name, model in config.document["models"].items()
         if model["checkpoint"] is None
+        for run in config.runs(name)
     }
+
+
+def optional_tables(config: Config) -> dict[str, Path]:
+    """Outputs of the comparison that only some configs have."""
+    several = any(len(config.runs(model)) > 1 for model in config.models)
+    return ({"seeds": config.paths.comparison_seeds} if several else {}) | (
+        {"tables": config.paths.comparison_tables} if config.tables else {}
+    )
 
 
 def report_settings(config: Config) -> dict[str, Any]:
     """Params of comparison and report: what they are to show, where a config says so."""
-    return {"published": config.dataset.published} if config.dataset.published else {}
+    shown = {"published": config.dataset.published, "tables": configs.plain(config.tables)}
+    return {key: value for key, value in shown.items() if value}
 
 
 def shell_prefix(checkout: str) -> str:
@@ -161,8 +169,14 @@ def summary_text(config: Config) -> str:
 
 
 def block_settings(config: Config, name: str) -> dict[str, Any]:
-    """The keys of a block (`clips`, `frames`, `testing`, `tracking`) on which results depend."""
+    """The keys of a block (`clips`, `frames`, `tracking`) on which results depend."""
     return configs.settings(config.document[name], type(getattr(config, name)))
+
+
+def testing_settings(config: Config, run: str) -> dict[str, Any]:
+    """The settings of a run's test on which its scores depend."""
+    testing = config.run(run)[0].testing
+    return configs.settings(configs.plain(testing), type(testing))
 
 
 def failures(config: Config, since: float) -> list[str]:
@@ -178,7 +192,7 @@ def failures(config: Config, since: float) -> list[str]:
     return [f"\n{len(lines)} failed, and say why:", *lines] if lines else []
 
 
-def gpus(config: Config, model: str, stage: str | None = None) -> int:
+def gpus(config: Config, run: str, stage: str | None = None) -> int:
     """GPUs that a job asks for."""
-    settings = config.models[model]
+    _, settings = config.run(run)
     return (settings.stage(stage) if stage else settings.final).training.gpus

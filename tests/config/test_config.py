@@ -33,6 +33,22 @@ OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name
             {"models": {"v4d": {"stages": [{"name": "a"}, {"name": "test"}]}}},
             ["v4d.stages", "'test'", "taken"],
         ),
+        (
+            {"models": {"v4d": {"stages": [{"name": "a"}, {"name": "seed_old"}]}}},
+            ["v4d.stages", "'seed_old'", "another seed"],
+        ),
+        ({"seeds": [1, 2]}, ["seeds: [1, 2]", "begin with seed, 0"]),
+        ({"seeds": [0, 1, 1]}, ["seeds", "twice"]),
+        ({"models": {"v4d": {"testing": {"crop": 3}}}}, ["unknown key models.v4d.testing.crop", "crops"]),
+        ({"models": {"v4d": {"testing": {"units": 0}}}}, ["models.v4d.testing.units", "0"]),
+        (
+            {"models": {"v4d": {"testing": {"split": "x"}}}},
+            ["models.v4d.testing.split 'x'", "dataset.splits"],
+        ),
+        ({"models": {"v4d": {"testing": {"crop_size": 65}}}}, ["models.v4d.testing.crop_size 65", "64"]),
+        ({"tables": [{"title": "t", "rows": [{"model": "x"}]}]}, ["tables", "'t'", "'x'", "no model"]),
+        ({"tables": [{"title": "t", "rows": []}]}, ["tables.0.rows"]),
+        ({"tables": [{"title": "t", "rows": [{"model": "v4d"}], "columns": ["top9"]}]}, ["tables.0.columns"]),
         ({"models": {"plots": {"arch": "v4d_tiny", "units": 1, "frames": 1}}}, ["models.plots", "taken"]),
         (
             {"models": {"report.html": {"arch": "v4d_tiny", "units": 1, "frames": 1}}},
@@ -76,9 +92,11 @@ def test_no_name_is_one_of_a_file_or_folder_beside_it():
     """What lies in results/<name>/ and results/<name>/<model>/ under fixed names."""
     paths = ResultsPaths(Path("results"))
     files = "config.yaml tracking.json report.html comparison.csv comparison.md comparison_published.csv"
+    files += " comparison_seeds.csv comparison_tables.csv significance.csv"
     folders = {"plots", paths.benchmark("x").parent.name, paths.run_state("dataset").parent.name}
-    assert {*files.split(), "significance.csv", *folders} == set(relations.RESERVED_MODELS)
-    assert paths.test("v4d").name in relations.RESERVED_STAGES
+    assert {*files.split(), *folders} == set(relations.RESERVED_MODELS)
+    assert paths.test("v4d").name == relations.TEST
+    assert ResultsPaths(Path("results"), "seed_1").model("v4d").name.startswith(relations.SEED)
 
 
 def test_the_input_is_left_alone():
@@ -98,6 +116,31 @@ def test_nothing_of_the_demo_shows_through_an_overlay(path):
             for model in document["models"].values():
                 del model["stages"]
     assert over_demo == alone
+
+
+def test_a_run_is_a_model_with_a_seed_and_its_own_protocol():
+    overlay = {"seeds": [0, 7], "models": {"i3ds": {"checkpoint": "x.pt"}, "v4d": {"testing": {"crops": 1}}}}
+    settings = config.build(config.resolve(config.merge(DEMO, overlay)))
+    assert settings.every_run == ["i3ds", "tsn", "tsn/seed_7", "v4d", "v4d/seed_7"]
+    assert settings.paths.final_weights("v4d", "main") == Path("results/demo/v4d/main/final.pt")
+    seventh, model = settings.run("v4d/seed_7")
+    assert (seventh.seed, model.name, seventh.run_name("v4d")) == (7, "v4d", "v4d/seed_7")
+    assert seventh.paths.test_metrics("v4d") == Path("results/demo/v4d/seed_7/test/metrics.json")
+    assert seventh.paths.comparison == settings.paths.comparison
+    assert (seventh.testing.crops, seventh.testing.units) == (1, 8)
+    assert settings.run("tsn")[0].testing == settings.testing and settings.testing.crops == 3
+    for name in ("v4d/seed_0", "v4d/seed_8", "v4d/x", "i3ds/seed_7"):
+        with pytest.raises(V4DError, match=f"no run '{name}'"):
+            settings.run(name)
+
+
+def test_new_keys_at_their_defaults_leave_no_trace():
+    plain = config.build(config.resolve(DEMO))
+    new = {"seeds": [], "tables": [], "models": {"v4d": {"testing": {}}}}
+    new["dataset"] = {"synthetic": {"task": "order"}}
+    assert config.config_sha(config.build(config.resolve(config.merge(DEMO, new)))) == config.config_sha(
+        plain
+    )
 
 
 def test_null_removes_a_model():

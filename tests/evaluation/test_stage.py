@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from tests.support import made_by_hand as made
 from tests.support.processes import start
-from v4d.checkpoints import load_finished
+from v4d.checkpoints import load_any, load_finished
 from v4d.cli import main
 from v4d.data.batch import normalise
 from v4d.data.sampling import eval_indices
@@ -24,6 +24,7 @@ from v4d.data.shards import ShardReader
 from v4d.evaluation import results, stage, video_scores
 from v4d.evaluation.pieces import TestRun
 from v4d.evaluation.views import order_positions
+from v4d.models.cost import gmac_of
 
 FEW = {"synthetic": {"videos": {"val": 4}}}
 """A data set of four videos, for tests that a larger one would tell no more."""
@@ -93,6 +94,11 @@ def test_a_model_with_known_answers_gives_the_exact_table():
     assert result["videos"] == 13
     assert result["top1"] == pytest.approx(100 * len(right) / 13)
     assert result["top5"] == 100
+    assert result["test_seconds_per_video"] > 0
+    network = load_any(Path("colour.pt")).model
+    x = torch.empty(1, 5, 3, 3, 32, 32, device="meta")
+    one_crop = gmac_of(network, 3, lambda model: video_scores(model, x, chunk=64))
+    assert result["test_gmac"] == pytest.approx(3 * one_crop, abs=1e-4)
     assert result["top1_interval"][0] < result["top1"] < result["top1_interval"][1]
     assert set(result["orders"]) == {"normal", "units_reversed", "frames_reversed"}
     assert result["by_units"]["2"]["top1"] == result["by_units"]["5"]["top1"] == result["top1"]

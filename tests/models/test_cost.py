@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from v4d.evaluation import video_scores
 from v4d.models import VideoNet, create_model, gmac, parameter_count, stage_costs
+from v4d.models.cost import gmac_of
 from v4d.models.layers import BasicBlock, Residual4D
 
 PRINTED = [
@@ -50,6 +52,23 @@ def test_the_paper_s_table(arch, units, frames, printed_gmac, printed_millions):
         convolutions = gmac(model, units, frames, 224, 224)
         assert convolutions == pytest.approx(printed_gmac, rel=4e-3)
         assert round(convolutions + elementwise(model, units, frames), 1) == printed_gmac
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "expected"),
+    [
+        ("i3ds_resnet50", 10 * 54.518),  # TSN: every unit once
+        ("v4d_resnet50", 144 + 168 + 219 + 850 + 3841),  # by the distinct features, counted on paper
+    ],
+)
+def test_a_test_costs_what_algorithm_1_computes(arch, expected):
+    """10 units of 8 frames of 256 pixels into 4, one crop."""
+    model = create_model(arch, num_classes=400, units=4, frames=8)
+    x = torch.empty(1, 10, 3, 8, 256, 256, device="meta")
+    assert gmac_of(model, 8, lambda network: video_scores(network, x, chunk=64)) == pytest.approx(
+        expected, rel=3e-4
+    )
 
 
 def test_resnet18_by_hand():

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
+import yaml
 
 from tests.support import made_by_hand as made
 from v4d import config as configuration
@@ -18,11 +19,11 @@ from v4d.datasets import open_source
 from v4d.datasets.published import published_results
 from v4d.errors import V4DError
 from v4d.evaluation import stage
-from v4d.report.comparison import Comparison, markdown, markdown_table, with_published
+from v4d.report.comparison import Comparison, markdown, markdown_table, over_seeds, with_published
 
 COLUMNS = (
     "model,arch,preset,units,frames,parameters,gmac,top1,top5,top1_units_reversed,top1_frames_reversed,"
-    "videos,mlflow_run_id"
+    "videos,mlflow_run_id,test_gmac,test_seconds_per_video,seeds,top1_std"
 )
 
 
@@ -96,6 +97,78 @@ def test_models_tested_on_different_videos_are_not_tested_against_each_other(pro
     assert not table.loc[("colour", "random"), "same_videos"]
     assert np.isnan(table.loc[("colour", "random"), "p_value"])
     assert table.loc[("colour", "staged"), "same_videos"]
+
+
+def second_seed(top1: float) -> None:
+    """The model `staged` tested with another seed too, on the same videos; `top1` stands in its metrics."""
+    shutil.copytree("results/hand/staged/test", "results/hand/staged/seed_7/test")
+    path = Path("results/hand/staged/seed_7/test/metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top1": top1, "seed": 7}))
+    document = yaml.safe_load(Path("config.yaml").read_text())
+    Path("config.yaml").write_text(yaml.safe_dump(document | {"seeds": [document.get("seed", 0), 7]}))
+
+
+def test_a_row_a_model_has_the_mean_over_its_seeds(project):
+    first = json.loads(Path("results/hand/staged/test/metrics.json").read_text())["top1"]
+    second_seed(first + 6)
+    assert main(["compare", "--config", "config.yaml"]) == 0
+    row = pd.read_csv("results/hand/comparison.csv").set_index("model").loc["staged"]
+    assert row["top1"] == pytest.approx(first + 3) and row["seeds"] == 2
+    assert row["top1_std"] == pytest.approx(np.std([first, first + 6], ddof=1))
+    runs = pd.read_csv("results/hand/comparison_seeds.csv")
+    assert list(zip(runs["model"], runs["seed"], strict=True)) == [
+        *(("colour", 0), ("random", 0)),  # they came with their weights: tested once
+        *(("staged", 0), ("staged", 7)),
+    ]
+    assert list(runs["top1"])[2:] == pytest.approx([first, first + 6])
+    text = Path("results/hand/comparison.md").read_text()
+    assert f"{first + 3:.1f}" in text and "top1_std" in text
+    assert main(["report", "--config", "config.yaml"]) == 0
+    assert "Means over the seeds" in Path("results/hand/report.html").read_text()
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 11, 30])
+def test_the_interval_over_seeds_is_student_s(count):
+    values = np.random.default_rng(count).normal(60, 2, count)
+    runs = [{"top1": v, "top5": v, "orders": {}, "by_units": {}} for v in values]
+    low, high = over_seeds(runs)["top1_interval"]
+    expected = scipy.stats.t.interval(0.95, count - 1, values.mean(), scipy.stats.sem(values))
+    np.testing.assert_allclose([low, high], expected, atol=0.03 * (high - low))
+
+
+@pytest.mark.slow
+def test_tables_show_ours_beside_published_ones_and_what_is_separated(project):
+    rows = [
+        {"model": "colour", "label": "a | b", "published": {"top1": 70.5}},
+        {"model": "random"},
+        {"model": "colour"},
+    ]
+    one = {"title": "Table 1", "rows": rows}
+    two = {"title": "Arrow of time", "rows": rows[1:2], "columns": ["top1", "top1_units_reversed"]}
+    document = yaml.safe_load(Path("config.yaml").read_text()) | {"tables": [one, two]}
+    Path("config.yaml").write_text(yaml.safe_dump(document))
+    assert main(["compare", "--config", "config.yaml"]) == 0
+    table = pd.read_csv("results/hand/comparison_tables.csv")
+    models = pd.read_csv("results/hand/comparison.csv").set_index("model")
+    pair = pd.read_csv("results/hand/significance.csv").set_index(["first", "second"])
+    assert list(table["table"]) == ["Table 1"] * 3 + ["Arrow of time"]
+    assert list(table["row"]) == ["a | b", "random", "colour", "random"]
+    first, second = table.iloc[0], table.iloc[1]
+    assert first["top1_difference"] == pytest.approx(models.loc["colour", "top1"] - 70.5)
+    assert first["low"] < first["top1"] < first["high"]
+    assert second["p_value"] == pytest.approx(pair.loc[("colour", "random"), "p_value"])
+    overlap = second["high"] >= first["low"]
+    assert second["against_first"] == ("not separated" if overlap else "separated")
+    assert np.isnan(second["top1_published"])
+    text = Path("results/hand/comparison.md").read_text()
+    assert "## Table 1" in text and "a \\| b" in text and "Every model was trained once" in text
+    assert main(["report", "--config", "config.yaml"]) == 0
+    page = Path("results/hand/report.html").read_text()
+    assert "<h3>Arrow of time</h3>" in page and "noise of one run" in page
+    del document["tables"]
+    Path("config.yaml").write_text(yaml.safe_dump(document))
+    assert main(["compare", "--config", "config.yaml"]) == 0
+    assert not Path("results/hand/comparison_tables.csv").exists()
 
 
 def test_an_untested_model_is_named(project, capsys):
@@ -263,7 +336,7 @@ def test_mlflow_has_it_all_and_runs_are_compared_by_data_set(tmp_path, monkeypat
     (row,) = pd.read_csv("out/significance.csv").to_dict("records")
     assert row["same_videos"] and row["split"] == "val" and row["dataset"] == "colours"
     assert set(pd.read_csv("out/comparison_published.csv")["origin"]) == {"this run"}
-    assert list(table.columns[:12]) == COLUMNS.split(",")[1:]
+    assert list(table.columns[:16]) == COLUMNS.split(",")[1:]
     assert table.loc["colour", "top1"] == pytest.approx(result["top1"])
     assert table.loc["colour", "gmac"] == pytest.approx(result["gmac"])
     assert "McNemar" in capsys.readouterr().out  # from the predictions among the artifacts

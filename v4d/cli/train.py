@@ -5,6 +5,9 @@ from typing import Any
 
 from v4d.cli.command import CONFIG, argument, command, load_config, one_of
 
+MODEL = argument(
+    "--model", required=True, help="name of a model in the config; with /seed_N behind it, another seed's run"
+)
 PROCESSES = one_of(
     argument("--nproc", type=int, metavar="N", help="processes: one a GPU, or any number on a CPU"),
     argument("--gpus", type=int, metavar="N", help="GPUs that were granted; ignored on a CPU"),
@@ -13,7 +16,7 @@ PROCESSES = one_of(
 
 @command(
     CONFIG,
-    argument("--model", required=True, help="name of a model in the config"),
+    MODEL,
     argument("--stage", help="one of its stages (default: the only or last one)"),
     PROCESSES,
 )
@@ -26,13 +29,12 @@ def train(args: Namespace) -> int:
     """
     from v4d.training.start import start
 
-    config = load_config(args)
-    model = config.model(args.model)
+    config, model = load_config(args).run(args.model)
     stage = model.stage(args.stage) if args.stage else model.final
     return start(config, model, stage, config_file=args.config, processes=_processes(args, stage.training))
 
 
-@command(CONFIG, argument("--model", required=True, help="name of the model in the config"), PROCESSES)
+@command(CONFIG, MODEL, PROCESSES)
 def test(args: Namespace) -> int:
     """Test a model: Algorithm 1 over units and crops, in every temporal order of the config.
 
@@ -43,8 +45,7 @@ def test(args: Namespace) -> int:
     """
     from v4d.evaluation.stage import start
 
-    config = load_config(args)
-    model = config.model(args.model)
+    config, model = load_config(args).run(args.model)
     return start(config, model, config_file=args.config, processes=_processes(args, model.final.training))
 
 

@@ -24,7 +24,7 @@ from v4d.config.fields import UNSET, Block, block_of, default_of, key, plain, se
 from v4d.config.models import STAGE_KEYS, ModelConfig, ModelKeys, StageConfig, architecture, with_options
 from v4d.config.relations import check_relations
 from v4d.config.root import Config, RootKeys
-from v4d.config.training import TrainingConfig
+from v4d.config.training import TestingConfig, TrainingConfig
 from v4d.errors import V4DError
 from v4d.utils.addresses import keep_secrets
 from v4d.utils.files import write_text
@@ -106,9 +106,12 @@ def build(document: Document) -> Config:
             validate(stage, stage_class(stage), f"models.{name}.stages.{number}")
             for number, stage in enumerate(model["stages"])
         ]
-        models[name] = ModelConfig(name, model["checkpoint"], tuple(stages))
+        testing = {**document["testing"], **model["testing"]}
+        testing = validate(testing, TestingConfig, f"models.{name}.testing")
+        models[name] = ModelConfig(name, model["checkpoint"], tuple(stages), testing)
     keys = dict(validate(document, RootKeys, ""))
     del keys["training"]  # the stages have it
+    keys["seeds"] = keys["seeds"] or (keys["seed"],)
     dataset = validate(document["dataset"], dataset_class(), "dataset")
     return Config(**keys | {"dataset": dataset, "models": models, "document": document})
 
@@ -178,6 +181,7 @@ def _resolve_model(name: str, model: Document, training: Document) -> Document:
     keys = with_options(ModelKeys, entry.Options)
     model = _filled(model, keys, where)
     validate(model, keys, where)
+    _check_known(model["testing"], TestingConfig, f"{where}.testing")
     stages = [
         _resolve_stage(stage, number, model, training, f"{where}.stages.{number}")
         for number, stage in enumerate(model["stages"])

@@ -9,7 +9,7 @@ from pydantic import Field
 from v4d.config import registry
 from v4d.config.data import SPLIT
 from v4d.config.fields import Block, List, key, plain
-from v4d.config.training import TrainingConfig
+from v4d.config.training import TestingConfig, TrainingConfig
 from v4d.errors import V4DError
 
 STAGE_KEYS = ("arch", "preset", "units", "frames", "frame_stride", "blocks", "kernel", "dropout", "init")
@@ -46,6 +46,7 @@ class ModelKeys(Block):
     )
     checkpoint: str | None = key(None, "A file with finished weights, to test without training; null trains.")
     training: dict[str, Any] = key({}, "Settings of this model that differ from those under training.")
+    testing: dict[str, Any] = key({}, "How this model is tested, where that differs from testing.", before={})
     stages: Annotated[list[dict[str, Any]], Field(min_length=1)] = key(
         [{"name": "main"}],
         "Training stages in order, each with what differs from the model's own settings: any of its keys, "
@@ -85,6 +86,8 @@ class ModelConfig:
     """File with finished weights; None where the model is trained."""
     stages: tuple[StageConfig, ...]
     """In the order of training; at least one."""
+    testing: TestingConfig
+    """How it is tested."""
 
     @property
     def final(self) -> StageConfig:

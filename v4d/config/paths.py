@@ -103,8 +103,12 @@ class DatasetPaths(Paths):
         return sorted((self.root / "benchmarks" / stage).glob("*/*.tsv"))
 
 
+@dataclass(frozen=True)
 class ResultsPaths(Paths):
-    """The files of a config's results, below `results/<name>`."""
+    """The files of a config's results, below `results/<name>`; those of a model are of one seed."""
+
+    seed_folder: str = ""
+    """Folder below that of a model: "" for the first seed, else `seed_<seed>`."""
 
     config = Below("config.yaml")
     """The resolved config, which the stages read."""
@@ -112,9 +116,13 @@ class ResultsPaths(Paths):
     tracking = Below("tracking.json")
     """Says that database and experiment exist."""
 
+    def model(self, model: str) -> Path:
+        """Folder of a model's stages and of its test."""
+        return self.root / model / self.seed_folder
+
     def stage(self, model: str, stage: str) -> Path:
         """Folder of a training stage."""
-        return self.root / model / stage
+        return self.model(model) / stage
 
     def final_weights(self, model: str, stage: str) -> Path:
         """The weights that a training stage ends with."""
@@ -134,7 +142,7 @@ class ResultsPaths(Paths):
 
     def test(self, model: str) -> Path:
         """Folder of a model's test."""
-        return self.root / model / "test"
+        return self.model(model) / "test"
 
     def predictions(self, model: str) -> Path:
         """Every tested video's scores."""
@@ -145,7 +153,7 @@ class ResultsPaths(Paths):
         return self.test(model) / "metrics.json"
 
     def run_state(self, run: str) -> Path:
-        """The id of a model's run in the tracker, and how much the tracker has of it."""
+        """The id of a run (`v4d`, `v4d/seed_1`) in the tracker, and how much the tracker has of it."""
         return self.root / run / "mlflow_run.json"
 
     comparison = Below("comparison.csv")
@@ -156,6 +164,12 @@ class ResultsPaths(Paths):
 
     published = Below("comparison_published.csv")
     """Our models and those that others published."""
+
+    comparison_seeds = Below("comparison_seeds.csv")
+    """A row for every seed of every model, where there are several."""
+
+    comparison_tables = Below("comparison_tables.csv")
+    """The tables that the config asks for."""
 
     significance = Below("significance.csv")
     """Which differences between models are real."""

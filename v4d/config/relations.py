@@ -12,8 +12,9 @@ RESERVED_MODELS = (
     *(place.name for place in vars(ResultsPaths).values() if isinstance(place, Below)),
 )
 """Folders and files of results/<name>/ that are no model's."""
-RESERVED_STAGES = ("test",)
-"""Folders of results/<name>/<model>/ that are no stage's; the files there have a dot in their names."""
+TEST, SEED = "test", "seed_"
+"""Folders of results/<name>/<model>/ that are no stage's: the test, and those of other seeds, which begin so.
+The files there have a dot in their names."""
 
 
 def check_relations(config: Config) -> None:
@@ -24,19 +25,29 @@ def check_relations(config: Config) -> None:
     """
     dataset = config.dataset
     dataset.options.check(dataset)
+    if config.seed != config.seeds[0]:
+        raise V4DError(f"config: seeds: {list(config.seeds)} should begin with seed, {config.seed}")
     for name, model in config.models.items():
         if name in RESERVED_MODELS:
             raise V4DError(f"config: models.{name}: this name is taken by a folder or file of the results")
         for stage in model.stages:
-            if stage.name in RESERVED_STAGES:
+            if stage.name == TEST or stage.name.startswith(SEED):
+                owner = "the model's test" if stage.name == TEST else "another seed"
                 raise V4DError(
-                    f"config: models.{name}.stages: the name {stage.name!r} is taken by the folder of the "
-                    f"model's test"
+                    f"config: models.{name}.stages: the name {stage.name!r} is taken by the folder of {owner}"
                 )
             _check_stage(config, model, stage)
-    if config.models and config.testing.split not in dataset.splits:
-        raise V4DError(f"config: testing.split {config.testing.split!r} is not among dataset.splits")
+        if model.testing.split not in dataset.splits:
+            raise V4DError(
+                f"config: {_testing(config, model)}.split {model.testing.split!r} is not among dataset.splits"
+            )
     registry.named({"none": None} | registry.BACKENDS, config.tracking.backend, "tracking.backend")
+    for table in config.tables:
+        for row in table.rows:
+            if row.model not in config.models:
+                raise V4DError(
+                    f"config: tables: {table.title!r} has a row of {row.model!r}, which is no model"
+                )
     _check_crops(config)
 
 
@@ -71,9 +82,13 @@ def _check_crops(config: Config) -> None:
                     f"config: models.{name}: training.crop.size {crop} does not fit frames with a short side "
                     f"of {short} (frames.size, clips.size)"
                 )
-    size, scaled = config.testing.crop_size, config.testing.short_side or short
-    if config.models and size is not None and size > scaled:
-        raise V4DError(
-            f"config: testing.crop_size {size} does not fit frames with a short side of {scaled}: "
-            f"lower it, or set testing.short_side"
-        )
+        size, scaled = model.testing.crop_size, model.testing.short_side or short
+        if size is not None and size > scaled:
+            raise V4DError(
+                f"config: {_testing(config, model)}.crop_size {size} does not fit frames with a short side "
+                f"of {scaled}: lower it, or set testing.short_side"
+            )
+
+
+def _testing(config: Config, model: ModelConfig) -> str:
+    return "testing" if model.testing == config.testing else f"models.{model.name}.testing"

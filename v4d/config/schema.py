@@ -78,7 +78,8 @@ def _plain(value: Any, defs: dict[str, Any]) -> Any:
         return value
     if "$ref" in value:
         inner = _plain(defs[value["$ref"].rsplit("/", 1)[1]], defs)
-        return inner | {"default": {}} | {k: v for k, v in value.items() if k not in ("$ref", "default")}
+        absent: dict[str, Any] = {} if "required" in inner else {"default": {}}
+        return inner | absent | {k: v for k, v in value.items() if k not in ("$ref", "default")}
     kept = {k: v for k, v in value.items() if k != "$defs" and not (k == "title" and isinstance(v, str))}
     if kept.get("type") == "object" and "properties" in kept:
         kept.pop("description", None)

@@ -52,6 +52,12 @@ class Clock:
     """Seconds of these in which it waited for data."""
     videos: int = 0
     """Scored by this rank."""
+    normal: float = 0.0
+    """Seconds of these in which it scored the normal order."""
+    crops: int = 0
+    """Of all its videos."""
+    pixels: tuple[int, ...] = (0, 0)
+    """Height and width of a crop."""
 
     def __post_init__(self) -> None:
         self._start = time.monotonic()
@@ -160,7 +166,8 @@ class TestRun:
         }
         videos = [video for piece in mine.values() for video in piece]
         clock = Clock()
-        lines = LogLines(f"test {self.model.name}", len(videos), "videos") if context.is_main else None
+        title = f"test {self.config.run_name(self.model.name)}"
+        lines = LogLines(title, len(videos), "videos") if context.is_main else None
         tables = self._tables(videos, clock)
         for file, piece in mine.items():
             done: list[pa.Table] = []
@@ -182,6 +189,10 @@ class TestRun:
         by_id = {video.video_id: video for video in videos}
         for batch in clock.waiting(prefetch(self._loader(videos), self.device)):
             scores, unit_scores = scorer(batch.frames, batch.video_id)
+            clock.pixels = tuple(batch.frames.shape[4:6])
+            clock.crops += len(batch) * batch.frames.shape[1]
+            clock.normal += sum(scorer.seconds)
+            scorer.seconds.clear()
             records = [by_id[video_id] for video_id in batch.video_id]
             yield predictions_table(records, self.classes, scores, unit_scores)
 

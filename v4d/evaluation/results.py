@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import torch
 
 from v4d.checkpoints import described
 from v4d.config import config_sha
@@ -14,13 +15,18 @@ from v4d.data import index
 from v4d.datasets import open_source
 from v4d.distributed.group import DistributedContext
 from v4d.evaluation import metrics
+from v4d.evaluation.algorithm1 import video_scores
 from v4d.evaluation.pieces import Clock, TestRun
 from v4d.evaluation.predictions import orders_in, read_outcomes, suffix, unit_counts_in, units_suffix
 from v4d.models import gmac, parameter_count
+from v4d.models.base import VideoModel
+from v4d.models.cost import gmac_of
 from v4d.tracking import Tracker
 from v4d.utils.files import write_csv, write_json, write_text
 from v4d.utils.provenance import git_sha, hardware
 
+COSTS = ("test_gmac", "test_seconds_per_video")
+"""Of a video in normal order: billions of multiply-adds, and seconds of a process."""
 TABLE = "predictions.json"
 """The predictions once more, as the table that MLflow's page shows."""
 
@@ -94,16 +100,17 @@ def _accuracies(predictions: Path, end: str) -> dict[str, float]:
 
 
 def run_facts(run: TestRun, clocks: list[Clock], context: DistributedContext) -> dict[str, Any]:
-    """For metrics.json: the model, the protocol, and how fast and where it ran.
+    """For metrics.json: the model, the protocol, what it cost, and how fast and where it ran.
 
-    The speed is that of this attempt: pieces done before do not count.
+    Cost and speed are those of this attempt: pieces done before do not count.
     """
     model, testing = run.finished.model, run.config.testing
     side = model.input.crop or run.model.final.training.crop.size
     info = index.dataset_info(run.config)
-    seconds = max(clock.seconds for clock in clocks)
+    seconds, videos = max(clock.seconds for clock in clocks), sum(clock.videos for clock in clocks)
     return {
         "model": run.model.name,
+        "seed": run.config.seed,
         **described(model),
         "frame_stride": run.finished.frame_stride,
         "parameters": parameter_count(model),
@@ -119,13 +126,33 @@ def run_facts(run: TestRun, clocks: list[Clock], context: DistributedContext) ->
         "dataset": info["name"],
         "dataset_fingerprint": info["fingerprint"],
         "checkpoint": str(run.finished.path),
+        "test_gmac": video_gmac(run, clocks),
+        "test_seconds_per_video": sum(clock.normal for clock in clocks) / videos if videos else None,
         "seconds": round(seconds, 3),
-        "videos_per_second": sum(clock.videos for clock in clocks) / max(seconds, 1e-9),
+        "videos_per_second": videos / max(seconds, 1e-9),
         "data_wait_fraction": sum(c.wait for c in clocks) / max(sum(c.seconds for c in clocks), 1e-9),
         "processes": context.size,
         "hardware": hardware(),
         "git_sha": git_sha(),
     }
+
+
+def video_gmac(run: TestRun, clocks: list[Clock]) -> float | None:
+    """Billions of multiply-adds of a video in normal order, all its crops, as they are computed.
+
+    None where this attempt has found every piece done.
+    """
+    videos, crops = (sum(getattr(clock, what) for clock in clocks) for what in ("videos", "crops"))
+    if not videos:
+        return None
+    network, testing, pixels = run.finished.model, run.config.testing, max(clock.pixels for clock in clocks)
+    shape = (1, run.units, network.input.channels, run.finished.frames, *pixels)
+
+    def score(model: VideoModel) -> object:
+        x = torch.empty(shape, device="meta")
+        return video_scores(model, x, combinations=testing.combinations, chunk=testing.chunk)
+
+    return round(gmac_of(network, run.finished.frames, score) * crops / videos, 4)
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -148,6 +175,7 @@ def log(tracker: Tracker, run: TestRun, result: dict[str, Any]) -> None:
     tracker.set_tags(said | {"config_sha": config_sha(run.config), "published_dataset": published or ""})
     names = ("top1", "top5", "mean_class", "calibration_error", "videos", "videos_per_second")
     numbers = {f"test/{name}": result[name] for name in (*names, "data_wait_fraction")}
+    numbers |= {f"test/{name[5:]}": result[name] for name in COSTS if result[name] is not None}
     for end, value in zip(("low", "high"), result["top1_interval"], strict=True):
         numbers[f"test/top1_interval_{end}"] = value
     for order, accuracies in result["orders"].items():

@@ -40,7 +40,8 @@ def start(config: Config, model: ModelConfig, *, config_file: str, processes: in
     """
     load_finished(checkpoint_path(config, model), model.final, index.class_names(config))
     index.records(config, config.testing.split)
-    return launch("v4d.evaluation.stage", ["--config", config_file, "--model", model.name], processes)
+    words = ["--config", config_file, "--model", config.run_name(model.name)]
+    return launch("v4d.evaluation.stage", words, processes)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True)
     args = parser.parse_args(argv)
     try:
-        config = configuration.load(args.config)
+        config, model = configuration.load(args.config).run(args.model)
         with process_group() as context:
-            run = TestRun(config, config.model(args.model), context.device)
+            run = TestRun(config, model, context.device)
             with locked_test_folder(run, context):
                 run.score(context)
                 if context.is_main:
@@ -96,14 +97,15 @@ def finish(run: TestRun, context: DistributedContext) -> None:
     count = merge(run.piece_files, run.predictions)
     if count != len(run.videos):
         raise V4DError(f"{run.predictions}: {count} videos scored, the manifest has {len(run.videos)}")
-    with open_tracker(run.config, run.model.name, stage="test") as tracker:
+    name = run.config.run_name(run.model.name)
+    with open_tracker(run.config, name, stage="test") as tracker:
         facts = run_facts(run, clocks, context) | {"mlflow_run_id": tracker.run_id}
         result = summarise(run.folder, run.classes, facts, seed=run.config.seed)
         log(tracker, run, result)
         tracker.close("FINISHED")
     shutil.rmtree(run.folder / "pieces")
     where = run.config.paths.test_metrics(run.model.name)
-    print(f"{run.model.name}: {headline(result)}; {where}", flush=True)
+    print(f"{name}: {headline(result)}; {where}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ keeps its accuracy.
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ ORDERS: dict[str, Callable[[Grid, np.random.Generator], Grid]] = {
 }
 
 
+UNIT_BY_UNIT = {"units_reversed": "normal", "units_shuffled": "normal", "both_reversed": "frames_reversed"}
+"""The order that is the same to a network in which units do not meet."""
+
+
 def order_positions(order: str, units: int, frames: int, *, seed: int = 0, video_id: str = "") -> Grid:
     """Where each place `[U, T]` takes its frame from, as a position in the flattened `[U*T]`.
 
@@ -75,6 +80,8 @@ class Scorer:
     """Numbers of units, evenly spaced, to score the middle crop with as well."""
     seed: int = 0
     """Of the order `units_shuffled`."""
+    seconds: list[float] = field(default_factory=list)
+    """What the normal order has taken, a number a crop of a batch."""
 
     def __call__(
         self, frames_NVUTHWC: Tensor, video_ids: Sequence[str]
@@ -91,10 +98,18 @@ class Scorer:
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         by_units: dict[int, Tensor] = {}
         crops, units = frames_NVUTHWC.shape[1:3]
+        # Where units do not meet, their order changes nothing.
+        shown = {
+            order: UNIT_BY_UNIT.get(order, order) if self.model.clip_level else order
+            for order in self.testing.orders
+        }
         for crop in range(crops):
             x = normalise(frames_NVUTHWC[:, crop], self.model.input, dtype)
-            for order in self.testing.orders:
+            for order in dict.fromkeys(shown.values()):
+                begun = _now(x.device)
                 scores = self._scores(reordered(x, order, video_ids, self.seed))
+                if order == "normal":
+                    self.seconds.append(_now(x.device) - begun)
                 totals[order] = totals[order] + scores if crop else scores
                 if crop == crops // 2 and order == "normal":
                     by_units[units] = scores
@@ -102,6 +117,7 @@ class Scorer:
                 for count in set(self.unit_counts) - {units}:
                     by_units[count] = self._scores(x[:, evenly_spaced(units, count)])
         mean = {order: self._to_host(total / crops, video_ids) for order, total in totals.items()}
+        mean = {order: mean[same] for order, same in shown.items()}
         return mean, {count: self._to_host(by_units[count], video_ids) for count in self.unit_counts}
 
     def _scores(self, x: Tensor) -> Tensor:
@@ -125,6 +141,13 @@ class Scorer:
                 f"video {video_ids[bad[0]]}: the network's scores are not finite; are its weights?"
             )
         return host
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def unit_counts(units_trained: int, units: int) -> tuple[int, ...]:

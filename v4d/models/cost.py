@@ -2,6 +2,7 @@
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,6 +59,16 @@ def stage_costs(model: VideoModel, units: int, frames: int, height: int, width: 
     parameters = parameter_count(network) - sum(cost.parameters for cost in costs)
     rest = StageCost("rest", (), parameters, count.total() - sum(cost.macs for cost in costs))
     return [*costs, rest] if rest.macs or rest.parameters else costs
+
+
+@torch.no_grad()
+def gmac_of(model: VideoModel, frames: int, work: Callable[[VideoModel], object]) -> float:
+    """Billions of multiply-adds of what `work` does with a network on the device `meta`."""
+    network = copy.deepcopy(model).to("meta").eval()
+    count = _Count(network, frames)
+    with count.flops:
+        work(network)
+    return count.total() / 1e9
 
 
 class _Count:

@@ -11,6 +11,7 @@ import pandas as pd
 from v4d.config.paths import ResultsPaths
 from v4d.datasets.published import published_results
 from v4d.errors import V4DError
+from v4d.evaluation.results import COSTS
 from v4d.report.comparison import COLUMNS, Comparison, markdown, significance, with_published
 from v4d.tracking import mlflow_client
 from v4d.utils.files import write_csv, write_text
@@ -97,6 +98,7 @@ def _row(name: str, run: Any) -> dict[str, Any]:
     row: dict[str, Any] = {key: tags.get(key) for key in ("arch", "preset")}
     row |= {key: _number(tags.get(key)) for key in ("units", "frames", "parameters", "gmac")}
     row |= {key: metrics.get(f"test/{key}") for key in COLUMNS if key.startswith("top")}
+    row |= {key: metrics.get(f"test/{key[5:]}") for key in COSTS} | {"seeds": 1}
     return row | {"model": name, "videos": metrics.get("test/videos"), "mlflow_run_id": run.info.run_id}
 
 

@@ -22,8 +22,9 @@ from v4d.data.index import class_names, dataset_info
 from v4d.plotting import curves, plots
 from v4d.plotting.style import DPI, save
 from v4d.report import tables as facts
-from v4d.report.comparison import Comparison, cell_text, compare
+from v4d.report.comparison import Comparison, cell_text, compare, several_seeds, shown
 from v4d.report.example_videos import samples
+from v4d.report.paper_tables import NOTE, ONE_SEED, for_readers
 from v4d.tracking import open_tracker
 from v4d.utils.files import write_text
 from v4d.utils.provenance import git_sha
@@ -75,10 +76,11 @@ def write_report(config: Config) -> Path:
 def log_report(config: Config) -> None:
     """Add report, plots and comparison to the runs of the models that have one."""
     paths = config.paths
-    tables = (paths.comparison, paths.published, paths.significance, paths.comparison_text)
-    files = dict.fromkeys((paths.report, *tables), "report")
+    tables = [paths.comparison, paths.published, paths.significance, paths.comparison_text]
+    tables += [paths.comparison_seeds, paths.comparison_tables]
+    files = dict.fromkeys([paths.report, *tables], "report")
     files |= dict.fromkeys(sorted(paths.plots.glob("*.svg")), "report/plots")
-    for name in config.models:
+    for name in config.every_run:
         if paths.run_state(name).exists():
             with open_tracker(config, name, stage="report") as tracker:
                 for file, folder in files.items():
@@ -90,7 +92,7 @@ def log_report(config: Config) -> None:
 def draw(config: Config, comparison: Comparison) -> dict[str, Path]:
     """Draw what compares models; their own plots lie in their test folders."""
     folder = config.paths.plots
-    stages = {name: facts.training_stages(config, model) for name, model in config.models.items()}
+    stages = {name: facts.training_stages(config, name) for name in config.models}
     trained = {name: found for name, found in stages.items() if found}
     figures: dict[str, Figure] = {"accuracies": plots.accuracies(accuracy_rows(comparison))}
     if any(len(result["orders"]) > 1 for result in comparison.results.values()):
@@ -125,7 +127,7 @@ def context(config: Config, comparison: Comparison, figures: dict[str, Picture])
     info = dataset_info(config)
     classes = class_names(config)
     results = comparison.results
-    models = [model_section(config, name, result, classes, figures) for name, result in results.items()]
+    models = [model_section(config, name, comparison.runs[name], classes, figures) for name in results]
     table = comparison.models.drop(columns="mlflow_run_id")
     intervals = [result["top1_interval"] for result in results.values()]
     table.insert(8, "95 % interval", [f"{low:.1f} – {high:.1f}" for low, high in intervals])
@@ -135,7 +137,11 @@ def context(config: Config, comparison: Comparison, figures: dict[str, Picture])
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "best": max(results.values(), key=lambda result: result["top1"]),
         "info": info,
-        "comparison": table,
+        "comparison": shown(table),
+        "tables": [(frame["table"].iloc[0], for_readers(frame)) for frame in comparison.tables],
+        "tables_note": NOTE,
+        "noise_note": "" if several_seeds(comparison) else ONE_SEED,
+        "several_seeds": several_seeds(comparison),
         "significance": comparison.significance,
         "published": comparison.published,
         "figures": figures,
@@ -154,7 +160,7 @@ def model_section(
 ) -> dict[str, Any]:
     """A model's part of the page."""
     folder = config.paths.test(name)
-    right, wrong = samples(config, name, result, classes)
+    right, wrong = samples(config.run(name)[0], name, result, classes)
     drawn = {part: folder / f"{part}.png" for part in ("confusion", "per_class", "reliability")}
     return {
         "name": name,
@@ -177,7 +183,7 @@ def provenance(config: Config, comparison: Comparison, info: dict[str, Any]) -> 
         "data set": f"{info['name']} ({info['source']}), fingerprint {info['fingerprint']}",
         "test protocol": ", ".join(sorted({protocol(result) for result in results})),
         "hardware": ", ".join(sorted({result.get("hardware", "unknown") for result in results})),
-        "seed": str(config.seed),
+        "seed": ", ".join(map(str, config.seeds)),
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from v4d.config import Config, ModelConfig
+from v4d.config import Config
 from v4d.tracking import mlflow_client
 from v4d.utils.addresses import without_secrets
 from v4d.utils.files import read_json
@@ -15,8 +15,9 @@ from v4d.utils.files import read_json
 COST_COLUMNS = ["stage", "jobs", "hours", "device_hours", "peak_memory_gb", "hardware"]
 
 
-def training_stages(config: Config, model: ModelConfig) -> list[dict[str, Any]]:
-    """metrics.json of the stages that were trained; none for a model that came with its weights."""
+def training_stages(config: Config, run: str) -> list[dict[str, Any]]:
+    """metrics.json of the stages of a run that were trained; none for a model that came with its weights."""
+    config, model = config.run(run)
     files = [config.paths.training_metrics(model.name, stage.name) for stage in model.stages]
     return [read_json(file) for file in files if file.exists()]
 
@@ -45,14 +46,15 @@ def cost_table(config: Config) -> pd.DataFrame:
     `hours` is the sum over jobs of wall-clock time, `device_hours` that times the processes of a job.
     """
     rows = [_data_row(config, stage) for stage in ("archive", "clips", "frames")]
-    for model in config.models.values():
-        for stage in training_stages(config, model):
-            benchmark = config.paths.benchmark("train", model.name, stage["stage"])
-            rows.append(_model_row(f"train {model.name}: {stage['stage']}", stage, benchmark))
-        metrics = config.paths.test_metrics(model.name)
+    for run in config.every_run:
+        for stage in training_stages(config, run):
+            benchmark = config.paths.benchmark("train", run, stage["stage"])
+            rows.append(_model_row(f"train {run}: {stage['stage']}", stage, benchmark))
+        of_seed, model = config.run(run)
+        metrics = of_seed.paths.test_metrics(model.name)
         if metrics.exists():
-            benchmark = config.paths.benchmark("test", model.name)
-            rows.append(_model_row(f"test {model.name}", read_json(metrics), benchmark))
+            benchmark = config.paths.benchmark("test", run)
+            rows.append(_model_row(f"test {run}", read_json(metrics), benchmark))
     return pd.DataFrame([row for row in rows if row], columns=COST_COLUMNS)
 
 
@@ -80,9 +82,9 @@ def _benchmark(path: Path) -> pd.DataFrame:
 
 
 def run_links(config: Config) -> list[dict[str, str]]:
-    """The MLflow run of each model: `model`, `run_id`, and `url` ("" where the runs are not served)."""
+    """The MLflow run of each model and seed: `model`, `run_id`, `url` ("" where the runs are not served)."""
     links = []
-    for name in config.models:
+    for name in config.every_run:
         state_file = config.paths.run_state(name)
         state = read_json(state_file) if state_file.exists() else {}
         run_id = state.get("run_id")

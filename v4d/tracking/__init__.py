@@ -44,11 +44,13 @@ def sync(config: Config) -> list[str]:
         V4DError: the tracker still does not answer, or its client fails.
     """
     sent = []
-    for journal in sorted(config.results.glob(f"*/{JOURNAL}")):
+    journals = [path for runs in ("*", "*/seed_*") for path in config.results.glob(f"{runs}/{JOURNAL}")]
+    for journal in sorted(journals):
         backend = _backend(config.tracking)
         if backend is None:
             break
-        pusher = _pusher(backend, config, journal.parent.name)
+        run = journal.parent.relative_to(config.results).as_posix()  # v4d, v4d/seed_1
+        pusher = _pusher(backend, config, run)
         if pusher.pending():
             pusher.push()
             sent.append(pusher.run_name)

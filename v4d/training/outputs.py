@@ -50,7 +50,8 @@ class StageOutputs:
             "dataset": self.dataset["name"],
             "dataset_fingerprint": self.dataset["fingerprint"],
             "config_sha": configs.config_sha(self.config),
-            **{key: self.config.document[key] for key in ("clips", "frames", "testing")},
+            **{key: self.config.document[key] for key in ("clips", "frames")},
+            "testing": configs.plain(self.config.testing),
             "git_sha": git_sha(),
             "seed": self.config.seed,
         }
@@ -58,7 +59,7 @@ class StageOutputs:
     def open_tracker(self, network: VideoModel, settings: dict[str, Any]) -> Tracker:
         """The model's run, with what describes this stage: tags, `settings`, data set, environment."""
         name, stage = self.model.name, self.stage.name
-        tracker = open_tracker(self.config, name, stage=stage)
+        tracker = open_tracker(self.config, self.config.run_name(name), stage=stage)
         origin = self.info()
         tags = {key: origin[key] for key in ("git_sha", "dataset_fingerprint", "config_sha")}
         tracker.set_tags(tags | described(network))
@@ -96,9 +97,9 @@ class StageOutputs:
         metrics = self.config.paths.training_metrics(name, stage)
         write_json(metrics, numbers)
         last, best = state.history[-1], state.best
-        best_weights = self.config.paths.best_weights(name, stage)
+        best_weights, run = self.config.paths.best_weights(name, stage), self.config.run_name(name)
         print(
-            f"{name} {stage}: top-1 {last['val/top1']:.1f} % after epoch {state.epoch}, in {weights}; "
+            f"{run} {stage}: top-1 {last['val/top1']:.1f} % after epoch {state.epoch}, in {weights}; "
             f"best {best['val/top1']:.1f} % in epoch {best['epoch']}, in {best_weights}",
             flush=True,
         )

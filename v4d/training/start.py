@@ -30,5 +30,5 @@ def start(config: Config, model: ModelConfig, stage: StageConfig, *, config_file
         raise V4DError(f"models.{model.name}: init: no such file: {stage.init}")
     if stage.training.compile:  # the folder outlives the job, so that a later one need not compile again
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
-    words = ["--config", config_file, "--model", model.name, "--stage", stage.name]
+    words = ["--config", config_file, "--model", config.run_name(model.name), "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)

@@ -87,7 +87,7 @@ class Trainer:
 
     def _run_info(self) -> RunInfo:
         return RunInfo(
-            title=f"{self.model_config.name} {self.stage.name}",
+            title=f"{self.config.run_name(self.model_config.name)} {self.stage.name}",
             train_videos=len(self.train_videos),
             val_videos=len(self.val_videos),
             classes=len(self.classes),
@@ -120,7 +120,7 @@ class Trainer:
     def _set_aside(self, saved: dict[str, Any]) -> None:
         then, now = self._deciding(saved["settings"]), self._deciding(self._settings())
         changed = [key for key in now | then if then.get(key) != now.get(key)]
-        state_file = self.config.paths.run_state(self.model_config.name)
+        state_file = self.config.paths.run_state(self.config.run_name(self.model_config.name))
         with self.checkpoints.set_aside(configs.sha(saved["settings"])[:8]) as aside:
             forget_stages(state_file, {stage.name for stage in self.earlier}, aside)
         print(f"settings have changed ({', '.join(changed)}): trains anew, the old state is in {aside}")

@@ -24,7 +24,8 @@ def main() -> int:
     try:
         with process_group() as context:
             try:
-                Trainer(config.load(args.config), args.model, args.stage, context).run()
+                settings, model = config.load(args.config).run(args.model)
+                Trainer(settings, model.name, args.stage, context).run()
             except Preempted:  # every rank raises it
                 if context.is_main:
                     print("asked to stop: the state is saved, the same command goes on from it", flush=True)

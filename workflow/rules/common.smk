@@ -26,6 +26,7 @@ LOGS = f"logs/{CONFIG.name}"
 RESOLVED = str(RESULTS.config)
 EVERY_PART = [(split, part) for split in PARTS for part in PARTS[split]]
 ENVIRONMENT = workflow.source_path("../../envs/v4d.yaml")
+RUNS = CONFIG.every_run  # a model, or model/seed_<seed>
 STAGES = v4d_workflow.stage_settings(CONFIG)
 CORES = v4d_workflow.cores(workflow)
 STARTED = time.time()
@@ -37,7 +38,7 @@ shell.prefix(v4d_workflow.shell_prefix(workflow.basedir))
 wildcard_constraints:
     split="|".join(CONFIG.dataset.splits),
     part=r"[A-Za-z0-9][A-Za-z0-9_-]*",
-    model="|".join(CONFIG.models) or "none",
+    model="|".join(RUNS) or "none",
     stage="|".join(sorted({s for stages in STAGES.values() for s in stages})) or "none",
 
 
@@ -62,7 +63,8 @@ def final_targets():
     """What `all` makes: the comparison and the report, or the data set where no model is named."""
     if not CONFIG.models:
         return [DATA.info]
-    return [RESULTS.comparison, RESULTS.comparison_text, RESULTS.report]
+    asked = v4d_workflow.optional_tables(CONFIG).values()
+    return [RESULTS.comparison, RESULTS.comparison_text, *asked, RESULTS.report]
 
 
 def weights_before(wildcards):
@@ -77,7 +79,7 @@ def weights_before(wildcards):
     return RESULTS.final_weights(wildcards.model, before)
 
 
-def tested_weights(name):
-    """A model's weights that are tested: those of the last stage, or a file that the config names."""
-    model = CONFIG.models[name]
-    return model.checkpoint or RESULTS.final_weights(name, model.final.name)
+def tested_weights(run):
+    """The weights that are tested: those of the last stage, or a file that the config names."""
+    _, model = CONFIG.run(run)
+    return model.checkpoint or RESULTS.final_weights(run, model.final.name)

@@ -3,8 +3,9 @@
 
 rule compare:
     input:
-        tests=[RESULTS.test_metrics(model) for model in CONFIG.models],
+        tests=[RESULTS.test_metrics(run) for run in RUNS],
     output:
+        **v4d_workflow.optional_tables(CONFIG),
         csv=report(
             RESULTS.comparison,
             caption="../report/comparison.rst",
@@ -38,7 +39,7 @@ rule compare:
 rule report:
     input:
         comparison=rules.compare.output.csv,
-        predictions=[RESULTS.predictions(model) for model in CONFIG.models],
+        predictions=[RESULTS.predictions(run) for run in RUNS],
         info=DATA.info,
     output:
         page=report(RESULTS.report, caption="../report/report.rst", category="Report"),

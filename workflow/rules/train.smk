@@ -45,8 +45,8 @@ rule train:
         ),
     params:
         config=RESOLVED,
-        seed=lookup(dpath="seed", within=config),
-        stage=lookup(dpath="{model}/{stage}", within=STAGES),
+        seed=lambda wildcards: CONFIG.run(wildcards.model)[0].seed,
+        stage=lambda wildcards: STAGES[wildcards.model][wildcards.stage],
     shell:
         "v4d train --config {params.config:q} --model {wildcards.model} --stage {wildcards.stage}"
         " --gpus {resources.gpu} 2>&1 | tee {log:q}"
