@@ -7,6 +7,7 @@ inputs, its params and its outputs. Files of these names stand in for the projec
 import base64
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,26 @@ def test_a_changed_param_would_be_seen(tmp_path):
     (folder / "other.yaml").write_text("testing: {crops: 1}\n")
     printed = planned(folder, "--configfile", "config/config.yaml", "other.yaml")
     assert "Params have changed" in printed and "test " in printed, printed
+
+
+TABLE = "tables: [{title: t, rows: [{model: v4d}, {model: tsn}]}]"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        (TABLE, {"compare": 1, "report": 1}),
+        ("seeds: [0, 1]", {"train": 3, "test": 3, "compare": 1, "report": 1}),
+        ("models: {tsn: {testing: {crops: 1}}}", {"test": 1, "compare": 1, "report": 1}),
+    ],
+)
+def test_what_a_new_key_makes_of_a_finished_project(tmp_path, overlay, expected):
+    """Tables make nothing but themselves anew, further seeds nothing that is there, a protocol one test."""
+    folder = older_project(tmp_path, "demo")
+    (folder / "other.yaml").write_text(f"{overlay}\n")
+    printed = planned(folder, "--quiet", "rules", "--configfile", "config/config.yaml", "other.yaml")
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE)}
+    assert {name: counts[name] for name in counts if name not in ("all", "total")} == expected, printed
 
 
 def test_other_frames_than_those_of_the_data_set_are_refused(tmp_path, monkeypatch):
