@@ -2,6 +2,7 @@
 # make check  lint, types and the fast tests: what to run before a commit
 # make test   the same environment, then all tests but the long ones
 # make long   whole workflows beyond one data set and one network
+# make ablations  ten networks by three seeds on the made-up task `motion`; goes on where it was stopped
 # make lint   style and types
 # make schema workflow/schemas/config.schema.yaml anew from v4d/config
 # make docs   docs/config.md and docs/pipeline.svg anew from v4d/config and docs/pipeline.py
@@ -17,10 +18,13 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test long lint schema docs lock environment clean
+.PHONY: demo ablations check test long lint schema docs lock environment clean
 
 demo: environment
 	$(BIN)/snakemake --cores all
+
+ablations: environment
+	$(BIN)/python benchmarks/ablations.py
 
 check: lint
 	$(PYTEST) -m "not slow and not long"
