@@ -49,9 +49,7 @@ rule test:
         gpu=lambda wildcards: v4d_workflow.gpus(CONFIG, wildcards.model),
     params:
         config=RESOLVED,
-        testing=lambda wildcards: v4d_workflow.testing_settings(
-            CONFIG, wildcards.model
-        ),
+        testing=lambda wildcards: v4d_workflow.testing_settings(CONFIG, wildcards.model),
     shell:
         "v4d test --config {params.config:q} --model {wildcards.model} --gpus {resources.gpu}"
         " 2>&1 | tee {log:q}"
