@@ -9,6 +9,7 @@ import torch
 from v4d.errors import V4DError
 from v4d.models import MODELS, create_model
 from v4d.models.base import InputSpec, check_crop, unwrapped
+from v4d.models.v4d import NORMALISATIONS
 
 ROOT = Path(__file__).parents[2]
 PARTICULAR = r"\bVideoNet\b|\bResidual4D\b|\bblocks4d\b|startswith\([\"'](v4d|i3ds)_?[\"']\)"
@@ -52,7 +53,7 @@ def test_frames_of_a_size_that_a_network_does_not_take_are_refused(monkeypatch):
     check_crop(model, 224, "training.crop.size")
     with pytest.raises(V4DError, match=r"training.crop.size is 77, and i3ds_tiny takes 224x224 pixels only"):
         check_crop(model, 77, "training.crop.size")
-    monkeypatch.setattr(type(model), "input", InputSpec(frames=16))
+    monkeypatch.setitem(NORMALISATIONS, "imagenet", InputSpec(frames=16))
     with pytest.raises(V4DError, match="frames 2: i3ds_tiny takes units of 16 frames only"):
         create_model("i3ds_tiny", num_classes=5, units=1, frames=2)
 
