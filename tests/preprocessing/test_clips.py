@@ -223,7 +223,9 @@ def test_what_a_child_has_started_ends_with_it_and_is_not_waited_for(tmp_path):
 def test_a_child_that_prints_without_end_costs_no_memory(tmp_path):
     before = psutil.Process().memory_info().rss
     finished = run_with_deadline([stub(tmp_path / "chatty", "yes '[error] again and again' >&2")], timeout=1)
-    assert finished.timed_out and finished.last_words() == "again and again"
+    assert finished.timed_out
+    # The kill may cut the last line.
+    assert finished.last_words().split(" | ")[0] == "again and again"
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
