@@ -33,10 +33,11 @@ _LOCK = threading.Lock()
 _SWEEPERS: list[subprocess.Popen[bytes]] = []
 """Held, since a Popen that goes away while its process lives on is complained of."""
 _SWEEP = """
-trap '' HUP INT QUIT TERM USR1 USR2
 read -r end
 for attempt in 1 2 3; do rm -rf -- "$1" && exit; sleep 1; done
 """
+_UNHEARD = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that may be sent to every process of a job; who removes its files does not hear them."""
 
 
 def lifeline() -> str:
@@ -103,11 +104,15 @@ def keep_temporary_files_together() -> None:
         reader = os.open(lifeline(), os.O_RDONLY | os.O_CLOEXEC)  # blocks, as the shell expects
         nowhere = subprocess.DEVNULL  # a `tee` behind this process must not wait for the shell
         words = ["/bin/sh", "-c", _SWEEP, "v4d-sweeper", folder]
-        sweeper = subprocess.Popen(
-            words, cwd="/", start_new_session=True, stdin=reader, stdout=nowhere, stderr=nowhere
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _UNHEARD)  # inherited
+        try:
+            sweeper = subprocess.Popen(
+                words, cwd="/", start_new_session=True, stdin=reader, stdout=nowhere, stderr=nowhere
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(reader)
         _SWEEPERS.append(sweeper)
-        os.close(reader)
 
 
 def lasting_folder() -> str:
