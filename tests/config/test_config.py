@@ -72,6 +72,16 @@ OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name
         ),
         ({"name": "../up"}, ["name", "../up"]),
         ({"models": 3}, ["models", "3"]),
+        ({"seeds": 3}, ["seeds: 3 should be a list"]),
+        ({"tracking": 3}, ["tracking: 3 should be a mapping"]),
+        (
+            {"tables": [{"title": "t", "rows": [{"model": "v4d"}], "columns": ["top"]}]},
+            ["columns.0: 'top' should be"],
+        ),
+        (
+            {"models": {"v4d": {"testing": {"split": "train"}}}},
+            ["split 'train' is another than testing.split"],
+        ),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_key(overlay, words):

@@ -262,8 +262,19 @@ def validate(values: Any, block: type[Block], where: str) -> Any:
         raise V4DError(f"config: {_explain(error.errors(), values, block, where)}") from None
 
 
+_WORDS = {
+    "tuple_type": "should be a list",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "dataclass_type": "should be a mapping",
+}
+"""YAML's words, where pydantic has Python's."""
+
+
 def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str) -> str:
     """One line: the key's full name, its value and what is wrong with it."""
+    # An item that does not fit is left out, and the list is then too short: what is wrong is the item.
+    errors = [error for error in errors if error["type"] != "too_short"] or errors
     paths = [_path(error["loc"], values) for error in errors]
     path = min(paths)
     found = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
@@ -278,6 +289,8 @@ def _explain(errors: Sequence[Any], values: Any, block: type[Block], where: str)
         message = message.partition(" ")[2].replace(" after validation", "")
     if found[0]["type"] == "string_pattern_mismatch":
         message = f"should match {found[0]['ctx']['pattern']}"
+    if found[0]["type"] in _WORDS:
+        message = _WORDS[found[0]["type"]]
     if isinstance(value, str) and found[0]["type"] == "float_type":
         with contextlib.suppress(ValueError):  # a word that is no number
             number = yaml.safe_dump(float(value)).split()[0]  # Python's 1e-05 is text as well

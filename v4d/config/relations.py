@@ -41,6 +41,11 @@ def check_relations(config: Config) -> None:
             raise V4DError(
                 f"config: {_testing(config, model)}.split {model.testing.split!r} is not among dataset.splits"
             )
+        if model.testing.split != config.testing.split:
+            raise V4DError(
+                f"config: models.{name}.testing.split {model.testing.split!r} is another than testing.split, "
+                f"{config.testing.split!r}: the rows of a comparison are of the same videos"
+            )
     registry.named({"none": None} | registry.BACKENDS, config.tracking.backend, "tracking.backend")
     for table in config.tables:
         for row in table.rows:
