@@ -12,7 +12,8 @@ import torch
 from mlflow import MlflowClient
 
 from tests.support.processes import start
-from tests.support.project import TINY, write_config
+from tests.support.project import TINY, assert_one_line_error, write_config
+from tests.support.project import train as run_stage
 from v4d import config as configs
 from v4d.distributed.group import DistributedContext
 from v4d.models.checkpoint import load_model
@@ -294,3 +295,35 @@ def test_a_finished_training_is_not_done_again(tiny_data, tmp_path):
     after = outcome(project)
     assert all(torch.equal(after[0][name], value) for name, value in before[0].items())
     assert after[1] == before[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state["model"].popitem(),
+        lambda state: state["model"].update(surplus=torch.zeros(1)),
+        lambda state: state["optimizer"]["param_groups"].pop(),
+        lambda state: state["optimizer"].pop("state"),
+        lambda state: state["position"].update(surplus=1),
+        lambda state: state["position"].update(epoch=-5),
+    ],
+    ids=[
+        "weight lacking",
+        "weight too many",
+        "group lacking",
+        "no moments",
+        "position odd",
+        "negative epoch",
+    ],
+)
+def test_a_state_that_does_not_fit_is_one_line_and_stays(tiny_data, tmp_path, damage):
+    project = project_with(tiny_data, tmp_path / "p", checkpoint_minutes=1e-9)
+    assert train(project, kill_at=3) == -signal.SIGKILL
+    last = project / "results/tiny/v4d/main/checkpoints/last.pt"
+    state = torch.load(last, weights_only=True)
+    damage(state)
+    torch.save(state, last)
+    before = last.read_bytes()
+    assert_one_line_error(run_stage(project, check=False), "checkpoints", "does not fit", "train anew")
+    assert last.read_bytes() == before

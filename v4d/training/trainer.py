@@ -15,6 +15,7 @@ from v4d.config import Config, StageConfig, TrainingConfig
 from v4d.data.index import class_names, dataset_info, records
 from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, any_rank, barrier
+from v4d.errors import V4DError
 from v4d.models import create_model, freeze
 from v4d.models.base import VideoModel, check_crop
 from v4d.tracking import Tracker, forget_stages
@@ -76,8 +77,19 @@ class Trainer:
             train_step = TrainStep(model, self.stage, self.context, self.draws)
             state = TrainState()
             if saved is not None:
-                train_step.load_state(saved)
-                state = TrainState(**saved["position"])
+                try:
+                    train_step.load_state(saved)
+                    state = TrainState(**saved["position"])
+                    if min(state.epoch, state.step) < 0:
+                        raise ValueError(f"it is at epoch {state.epoch}, step {state.step}")
+                except torch.OutOfMemoryError:
+                    raise
+                except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                    why = " ".join(str(error).split())[:200]
+                    raise V4DError(
+                        f"{self.checkpoints.folder}: the saved state does not fit this network and optimiser "
+                        f"({why}); move the folder away to train anew"
+                    ) from error
             with self._tracker(train_step.model) as tracker:
                 self._train(train_step, state, tracker)
                 if self.context.is_main:
