@@ -1,16 +1,24 @@
 """Two nodes (on loopback) in one training: what comes of it, and how it ends."""
 
+import signal
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.rendezvous import RendezvousError
 
+from tests.support.processes import wait_for
 from tests.support.project import TINY, train_command, v4d, write_config
 from tests.support.watched import Watched, watched
 from v4d import config as configs
-from v4d.distributed.job import PREEMPTED
+from v4d.distributed import several_nodes
+from v4d.distributed.job import PREEMPTED, Ended
+from v4d.distributed.rendezvous import Rendezvous
+from v4d.errors import V4DError
 from v4d.models.checkpoint import load_model
 
 
@@ -54,3 +62,37 @@ def test_a_node_that_is_stopped_or_killed_leaves_nothing(tiny, killed):
             node.assert_nothing_is_left()
         codes = [node.process.returncode for node in nodes]
     assert codes == ([-9, 1] if killed else [PREEMPTED, PREEMPTED])
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_node_where_all_meet_may_stop_first(monkeypatch, told):
+    """Told to stop as well, this node says what that one says; else the nodes have lost one another."""
+
+    def lost(config, entrypoint):
+        def run(*command):
+            if told:
+                handlers[signal.SIGTERM](signal.SIGTERM, None)
+            raise RendezvousError("The connection to the C10d store has failed. See inner exception.")
+
+        return run
+
+    handlers: dict = {}
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lost)
+    monkeypatch.setattr(several_nodes.signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(several_nodes.os, "kill", lambda *given: None)
+    command = ["-c", "import time; time.sleep(60)"]
+    rank = subprocess.Popen([sys.executable, *command])
+    try:
+        wait_for(lambda: Path(f"/proc/{rank.pid}/cmdline").read_bytes().count(b"\0") == 3)
+        place = Rendezvous(2, "localhost:1", "x")
+        if told:
+            assert several_nodes.run(command, 1, place) == Ended(0, PREEMPTED, frozenset([signal.SIGTERM]))
+        else:
+            with pytest.raises(
+                V4DError, match="2 nodes at localhost:1 did not stay together: The connection"
+            ):
+                several_nodes.run(command, 1, place)
+    finally:
+        monkeypatch.undo()
+        rank.kill()
+        rank.wait()

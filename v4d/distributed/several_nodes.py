@@ -47,6 +47,8 @@ def run(command: Sequence[str], processes: int, place: Rendezvous) -> Ended:
         rank, failure = error.get_first_failure()
         return Ended(rank, failure.exitcode, frozenset(passed_on))
     except RendezvousError as error:  # also when the node that the others meet at is gone
+        if passed_on:  # every node was asked to stop, and that one has ended first; its code says how
+            return Ended(0, PREEMPTED, frozenset(passed_on))
         why = str(error).partition(". ")[0]
         raise V4DError(f"{place.nodes} nodes at {place.endpoint} did not stay together: {why}") from error
     except SignalException as error:  # torch has ended the ranks
