@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.reference import conv4d_reference
 from v4d.models.conv4d import Conv4d, _conv_over_ut, conv4d
-from v4d.models.convolution import conv3d, conv3d_by_planes, conv_rows
+from v4d.models.convolution import conv3d, conv3d_by_planes, conv_by_blocks, conv_rows
 from v4d.models.layout import fold, regroup
 
 EXACT = 1e-10
@@ -153,3 +154,18 @@ def test_bf16_gradients_on_a_cpu_are_right(frames):
         results.append([value.double() for value in gradients(result, *leaves)])
     for ours, right in zip(*results, strict=True):
         assert (ours - right).abs().max() <= 0.03 * right.abs().max()
+
+
+@given(st.integers(1, 3), st.integers(4, 12), st.integers(4, 12), st.sampled_from([3, 4]))
+@settings(max_examples=20)
+def test_the_stem_on_blocks_is_the_stem(count, half_height, half_width, channels):
+    torch.manual_seed(half_height)
+    x = torch.randn(count, channels, 2 * half_height, 2 * half_width, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(5, channels, 7, 7, dtype=torch.float64).requires_grad_()
+    right = F.conv2d(x, weight, stride=2, padding=3)
+    found = conv_by_blocks(x.to(memory_format=torch.channels_last), weight)
+    torch.testing.assert_close(found, right)
+    given = torch.randn_like(right)
+    gradients = [torch.autograd.grad(y, (x, weight), given) for y in (found, right)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.support.processes import in_ranks
 from tests.support.reference import conv4d_reference
 from v4d.errors import V4DError
-from v4d.models import create_model, freeze, unfreeze
+from v4d.models import create_model, freeze, unfreeze, v4d
+from v4d.models.layers import Residual4D
 from v4d.models.layout import fold, regroup
 from v4d.models.registry import MODELS, RESNETS
 from v4d.models.v4d import PRESETS
@@ -328,3 +329,29 @@ def test_a_mistake_is_named_with_the_choices(arch, options, parts):
     with pytest.raises(V4DError) as caught:
         network(arch, **{"preset": "paper"} | options)
     assert all(part in str(caught.value) for part in parts), caught.value
+
+
+@pytest.mark.parametrize("sides", [(32, 48), (33, 48)])
+def test_a_gpu_s_stem_works_on_blocks_where_sides_are_even(monkeypatch, sides):
+    """It is fast there; the values are the same."""
+    torch.manual_seed(0)
+    stem = v4d.Stem(8, 7).double().eval()
+    frames = torch.randn(2, 3, *sides, dtype=torch.float64)
+    expected, used = stem(frames, 1, 2), []
+    by_blocks = v4d.conv_by_blocks
+    monkeypatch.setattr(v4d, "conv_by_blocks", lambda *given: used.append(1) or by_blocks(*given))
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    torch.testing.assert_close(stem(frames, 1, 2), expected)
+    assert bool(used) == (sides[0] % 2 == 0)
+
+
+def test_the_paper_s_4d_block_stays_channels_last():
+    """Its ReLU too, forward and backward; else every layer around it works on strided memory."""
+    block = Residual4D(8, (3, 3, 1, 1), batch_norm=True)
+    x = torch.randn(2 * 3 * 4, 8, 6, 5).to(memory_format=torch.channels_last).requires_grad_()
+    seen = []
+    block.bn.register_full_backward_hook(lambda module, into, outof: seen.append(outof[0]))
+    y = block(x, 3, 4)
+    y.backward(torch.randn_like(y))
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (y, x.grad, *seen))
+    assert len(seen) == 1

@@ -62,6 +62,21 @@ def _tap_gradient(x: Tensor, grad: Tensor, offset: int) -> Tensor:
     return given.t() @ seen
 
 
+def conv_by_blocks(x_NCHW: Tensor, weight: Tensor) -> Tensor:
+    """`F.conv2d(x, weight, stride=2, padding=3)` of a 7x7 kernel and even sizes, as 4x4 on blocks of 2x2.
+
+    A block's 12 values and 4 zeros are the channels: cuDNN has fast kernels for 16 channels and slow ones for
+    3. On an H200, 256 frames of 224x224 in bf16, forward and the weight's gradient: 3.0 ms and 1.5 ms so.
+    """
+    height, width = x_NCHW.shape[2] // 2, x_NCHW.shape[3] // 2
+    rows = x_NCHW.unflatten(3, (width, 2)).unflatten(2, (height, 2)).permute(0, 2, 4, 3, 5, 1).flatten(3)
+    taps = F.pad(weight, (1, 0, 1, 0)).unflatten(3, (4, 2)).unflatten(2, (4, 2)).permute(0, 2, 4, 3, 5, 1)
+    free = -rows.shape[3] % 8  # what fast kernels want channels to be a multiple of
+    return F.conv2d(
+        F.pad(rows, (0, free, 2, 1, 2, 1)).movedim(-1, 1), F.pad(taps.flatten(3), (0, free)).movedim(-1, 1)
+    )
+
+
 def conv3d(x_NCDHW: Tensor, weight: Tensor, stride: int, padding: tuple[int, ...]) -> Tensor:
     """As `F.conv3d`, with a stride over (H, W) only."""
     if not _conv3d_is_right(x_NCDHW):

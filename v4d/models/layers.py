@@ -3,6 +3,7 @@
 Every module here maps `(x [N*U*T, C, H, W], units, frames)` to a tensor of the same kind.
 """
 
+import torch
 from torch import Tensor, nn
 
 from v4d.models.conv4d import Conv4d
@@ -151,5 +152,6 @@ class Residual4D(nn.Module):
             # ReLU with the derivative 1 at 0; torch's relu and clamp have 0 there. A kernel that starts at
             # zero gives only zeros here: with torch's derivative its gradient would be zero for ever.
             convolved = self.bn(convolved)
-            convolved = convolved.masked_fill(convolved < 0, 0)
+            # (Not by masked_fill, whose result is no longer channels last.)
+            convolved = torch.where(convolved < 0, 0.0, convolved)
         return x + convolved

@@ -41,6 +41,7 @@ class ConvCase:
 
 CASES_2D = (
     ConvCase("1x7x7 of the stem", (28, 28), (7, 7), (2, 2), channels=3),
+    ConvCase("1x7x7 of the stem on blocks of 2x2", (14, 14), (4, 4), (1, 1), channels=16),
     ConvCase("1x1x1", (14, 14), (1, 1), (1, 1)),
     ConvCase("1x1x1, stride 2", (14, 14), (1, 1), (2, 2)),
     ConvCase("1x3x3 over frames", (14, 14), (3, 3), (1, 1)),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from v4d.models.base import BatchNorm, InputSpec, VideoModel
+from v4d.models.convolution import conv_by_blocks
 from v4d.models.imagenet import load_imagenet
 from v4d.models.layers import BasicBlock, Bottleneck, Residual4D
 from v4d.models.layout import channels_last, fold, regroup
@@ -72,7 +73,10 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, units: int, frames: int) -> Tensor:
         """`[N*U*T, 3, H, W]` -> `[N*U*T, width, H/4, W/4]`."""
-        return self.pool(self.relu(self.bn(self.conv(x))))
+        even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+        blocks = x.is_cuda and even and self.conv.kernel_size == (7, 7)
+        y = conv_by_blocks(x, self.conv.weight) if blocks else self.conv(x)
+        return self.pool(self.relu(self.bn(y)))
 
 
 class Stage(nn.Module):
