@@ -1,5 +1,7 @@
 """Shares of ranks: every video once, the same number of steps, and what is read together."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,6 +55,17 @@ def test_steps_and_ranks_are_balanced(**size):
 def test_resuming_goes_on_with_the_very_next_batch(start, **size):
     for plan in plans(**size):
         assert list(plan.batches(2, start)) == list(plan.batches(2))[start:]
+
+
+@given(**sizes)
+def test_batches_are_of_one_size_for_a_compiled_network(**size):
+    """Fillers alone are added; whoever had no video keeps the filler of unequal batches."""
+    for plan in plans(**size):
+        equal = [*dataclasses.replace(plan, equal=True).batches(1)]
+        assert {len(batch) for batch in equal} == {size["batch_size"]}
+        for batch, before in zip(equal, plan.batches(1), strict=True):
+            assert batch[: len(before)] == before
+            assert all(pick.filler for pick in batch[len(before) :])
 
 
 def test_epochs_differ_and_the_seed_decides():

@@ -10,6 +10,7 @@ from tests.support.training import ALONE, learner, part, videos
 from v4d.data.batch import Batch
 from v4d.distributed.group import DistributedContext
 from v4d.errors import V4DError
+from v4d.training import step as step_module
 from v4d.training.step import _first_bad, seed_step
 from v4d.training.validation import summarise
 
@@ -85,6 +86,31 @@ def test_the_gradient_is_clipped_to_the_limit():
     tight.step([whole], 0, 0, 0.0)
     clipped = torch.cat([p.grad.flatten() for p in tight.model.parameters()]).norm()
     assert clipped.item() == pytest.approx(norm.item() / 2, rel=1e-4)
+
+
+def test_without_a_limit_no_norm_is_taken(monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", None)
+    learner(ALONE).step([videos(4)], 0, 0, 0.0)
+    with pytest.raises(TypeError):
+        learner(ALONE, clip_grad_norm=1.0).step([videos(4)], 0, 0, 0.0)
+
+
+def test_frames_are_normalised_to_what_the_network_computes_in(monkeypatch):
+    """In bf16 no float32 copy of the frames is made, and the step is the same to the last digit."""
+    seen, whole = [], videos(4)
+    normalise = step_module.normalise
+
+    def wide(frames, spec, dtype):
+        seen.append(dtype)
+        return normalise(frames, spec)
+
+    for settings, dtype in (({}, torch.bfloat16), ({"mixup": 0.2}, torch.float32)):
+        expected = learner(ALONE, precision="bf16", **settings).step([whole], 0, 0, 0.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(step_module, "normalise", wide)
+            found = learner(ALONE, precision="bf16", **settings).step([whole], 0, 0, 0.0)
+        assert torch.equal(found, expected)
+        assert seen.pop() == dtype
 
 
 def test_dropout_follows_the_place_in_the_training():

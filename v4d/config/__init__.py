@@ -29,6 +29,7 @@ from v4d.config.training import (
     TestingConfig,
     TrackingConfig,
     TrainingConfig,
+    compiles,
     decodes_on_gpu,
     takes_bf16,
 )

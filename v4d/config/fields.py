@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic.fields import FieldInfo
 
 Changes = Literal["results", "cost", "videos", "runs", "nothing"]
-"""What a key decides: results; what they cost, the results being the same to the last bit (the key stays in
-rule params, where it has always been); which videos come through (a deadline), not what they look like;
-where runs are logged; nothing."""
+"""What a key decides: results; what they cost, the results being the same, but for the rounding of another
+kernel (the key stays in rule params, where it has always been); which videos come through (a deadline), not
+what they look like; where runs are logged; nothing."""
 UNSET = object()
 Item = TypeVar("Item")
 
@@ -42,6 +42,9 @@ class Mark:
     in rule params, settings of trainings, test plans and fingerprints: a new key makes nothing anew."""
     whole: bool = False
     """A mapping that an overlay replaces instead of merging into it."""
+    recorded: Any = UNSET
+    """What stands for the default in rule params and settings: the default of before, so that a new one makes
+    nothing anew."""
 
 
 def key(
@@ -51,6 +54,7 @@ def key(
     changes: Changes = "results",
     before: Any = UNSET,
     whole: bool = False,
+    recorded: Any = UNSET,
     unique: bool = False,
     **bounds: Any,
 ) -> Any:
@@ -59,7 +63,7 @@ def key(
     Args:
         default: `...` where the user has to give one; a class of `Block` for a block with its own defaults.
         description: meaning and unit, for the schema and the reference.
-        changes, before, whole: see `Mark`.
+        changes, before, whole, recorded: see `Mark`.
         unique: the items of the list are different.
         bounds: `ge`, `gt`, `le`, `lt`, `multiple_of`, `min_length`, `max_length`, `pattern` as in pydantic.
     """
@@ -68,7 +72,7 @@ def key(
     if unique:  # given here: an attribute that is set later does not reach a class's schema
         bounds["json_schema_extra"] = {"uniqueItems": True}
     info = Field(description=description, **bounds)
-    info.metadata += [Mark(changes, before, whole), *([AfterValidator(_unique)] if unique else [])]
+    info.metadata += [Mark(changes, before, whole, recorded), *([AfterValidator(_unique)] if unique else [])]
     return info
 
 
@@ -126,6 +130,8 @@ def settings(
             mark, inner = mark_of(info), block_of(info)
             if mark.changes in but or (mark.before is not UNSET and plain(value) == plain(mark.before)):
                 continue
+            if mark.recorded is not UNSET and value == default_of(info):
+                value = mark.recorded
             if inner is not None:
                 value = settings(value, inner, but=but)
         chosen[name] = value

@@ -7,6 +7,7 @@ resizes them (`EncodedFrames`); nvJPEG interpolates chroma differently, so train
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -95,10 +96,16 @@ def normalise(frames: torch.Tensor, spec: InputSpec, dtype: torch.dtype = torch.
     Returns:
         `[..., U, 3, T, H, W]` of that type, computed in float32: a permuted view of channels-last memory.
     """
-    mean = torch.tensor(spec.mean, device=frames.device)
-    scale = 1 / torch.tensor(spec.std, device=frames.device)
-    normal = torch.addcmul(-mean * scale, frames.float(), scale / 255)
-    return normal.to(dtype).movedim(-1, -4)
+    shift, scale = _shift_and_scale(spec, frames.device)
+    return torch.addcmul(shift, frames.float(), scale).to(dtype).movedim(-1, -4)
+
+
+@functools.cache
+def _shift_and_scale(spec: InputSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """What normalises a byte, by channel. Made once on a device: the host waits for the copy."""
+    with torch.inference_mode(False):
+        scale = 1 / torch.tensor(spec.std)
+        return (-torch.tensor(spec.mean) * scale).to(device), (scale / 255).to(device)
 
 
 @dataclass

@@ -37,7 +37,8 @@ class TrainPlan:
 
     Videos are spread evenly over the steps, so that batches differ by one video at most and there is no
     small last one; within a step, and over the epoch, they are spread evenly over the ranks.
-    Where a step has fewer videos than ranks, a rank without one gets a filler.
+    Where a step has fewer videos than ranks, a rank without one gets a filler. With `equal` every batch is
+    filled up to the same size.
     """
 
     shards: np.ndarray
@@ -52,6 +53,8 @@ class TrainPlan:
     """Of the shuffling."""
     locality: int = 0
     """Shards that are read at a time; 0 shuffles over all."""
+    equal: bool = False
+    """Whether batches are of one size, for networks that are compiled for it."""
 
     @property
     def steps(self) -> int:
@@ -84,9 +87,11 @@ class TrainPlan:
         turn = (self.share.rank - first) % self.share.world_size  # spreads the remainders over the ranks
         low = first + turn * videos + min(turn, rest)
         high = low + videos + (turn < rest)
-        if low == high:
-            return [Pick(epoch, int(order[min(first, len(order) - 1)]), filler=True)]
-        return [Pick(epoch, index) for index in order[low:high].tolist()]
+        picks = [Pick(epoch, index) for index in order[low:high].tolist()]
+        lacking = (self.batch_size if self.equal else 1) - len(picks)
+        place = high if picks else first
+        others = (order[number % len(order)] for number in range(place, place + lacking))
+        return picks + [Pick(epoch, int(index), filler=True) for index in others]
 
 
 @dataclass(frozen=True)

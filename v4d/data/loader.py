@@ -43,6 +43,7 @@ def train_loader(
     locality: int = 0,
     decode_on: str = "host",
     snap: bool = True,
+    equal: bool = False,
 ) -> "Loader":
     """Every video once an epoch in random order; batches `[N, U, T, H, W, 3]` of at most `batch_size` videos.
 
@@ -58,13 +59,15 @@ def train_loader(
         decode_on: `host`, or `device`: batches hold JPEGs until `prefetch` (or `Batch.to`) has the GPU
             decode and crop them; see `v4d.data.batch`.
         snap: as in `v4d.data.transforms.multi_scale_crop`.
+        equal: whether every batch has `batch_size` videos, the last of a smaller one being fillers.
 
     Raises:
         V4DError: there are no videos. While iterating: a shard or frame is bad, or a worker died.
     """
     table = VideoTable(videos)
     samples = TrainSamples(table, clip, crop, seed, snap, bad_frames=bad_frames, decode_on=decode_on)
-    return Loader(samples, TrainPlan(table.shard, batch_size, share, accumulate, seed, locality), workers)
+    plan = TrainPlan(table.shard, batch_size, share, accumulate, seed, locality, equal)
+    return Loader(samples, plan, workers)
 
 
 def eval_loader(

@@ -2,10 +2,9 @@
 
 import torch
 
-from v4d.config import Config, StageConfig, TrainingConfig
+from v4d.config import StageConfig, TrainingConfig
 from v4d.data.batch_sampler import Share
 from v4d.data.dataset import VideoRecord, ViewSpec
-from v4d.data.index import records
 from v4d.data.loader import Loader, default_workers, eval_loader, train_loader
 from v4d.data.sampling import ClipSpec
 from v4d.distributed.group import DistributedContext
@@ -13,9 +12,18 @@ from v4d.errors import V4DError
 
 
 def training_batches(
-    stage: StageConfig, videos: list[VideoRecord], context: DistributedContext, seed: int, rules: int
+    stage: StageConfig,
+    videos: list[VideoRecord],
+    context: DistributedContext,
+    seed: int,
+    rules: int,
+    *,
+    equal: bool = False,
 ) -> Loader:
-    """This rank's share of every step, a batch a pass where a step accumulates several."""
+    """This rank's share of every step, a batch a pass where a step accumulates several.
+
+    `rules` are `v4d.training.trainer.RULES`; `equal` as in `train_loader`.
+    """
     settings = stage.training
     return train_loader(
         videos,
@@ -30,6 +38,7 @@ def training_batches(
         locality=settings.locality,
         decode_on=settings.decode_on,
         snap=rules > 1,
+        equal=equal,
     )
 
 
@@ -58,10 +67,9 @@ def _workers(stage: StageConfig, context: DistributedContext) -> int:
     return default_workers(torch.cuda.device_count()) if context.device.type == "cuda" else 0
 
 
-def optimiser_steps(config: Config, stage: StageConfig) -> int:
-    """Steps of a whole stage; see `TrainPlan` for those of an epoch."""
-    training = stage.training
-    return training.epochs * -(-len(records(config, training.split)) // training.batch_size)
+def optimiser_steps(training: TrainingConfig, videos: int) -> int:
+    """Steps of a whole stage on so many videos; see `TrainPlan` for those of an epoch."""
+    return training.epochs * -(-videos // training.batch_size)
 
 
 def check_mixup(settings: TrainingConfig, processes: int) -> None:

@@ -1,7 +1,7 @@
 """Optimiser, parameter groups and schedules (section 4.1 of the paper, and the released settings)."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -137,8 +137,3 @@ class WeightAverage:
         """Go on from these weights and statistics."""
         for name, value in state.items():
             self.state[name].copy_(value)
-
-
-def clip_grad_norm(parameters: Iterable[nn.Parameter], limit: float | None) -> torch.Tensor:
-    """Scale gradients to a total norm of at most `limit`; the norm before, without waiting for the device."""
-    return nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit, foreach=True)

@@ -1,9 +1,12 @@
 """How a training stage starts: the data and the weights that it needs are checked, then its processes run."""
 
 import os
+import sys
 from pathlib import Path
 
-from v4d.config import Config, ModelConfig, StageConfig
+import torch
+
+from v4d.config import Config, ModelConfig, StageConfig, compiles
 from v4d.data.index import dataset_info
 from v4d.distributed.launcher import launch
 from v4d.errors import V4DError
@@ -28,7 +31,9 @@ def start(config: Config, model: ModelConfig, stage: StageConfig, *, config_file
         if stage.init == "previous":
             raise V4DError(f"no such checkpoint: {source}; train stage {source.parent.name!r} first")
         raise V4DError(f"models.{model.name}: init: no such file: {stage.init}")
-    if stage.training.compile:  # the folder outlives the job, so that a later one need not compile again
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if compiles(stage.training.compile, device, steps=sys.maxsize):
+        # The folder outlives the job, so that a later one need not compile again.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{lasting_folder()}/torchinductor_{os.getuid()}")
     words = ["--config", config_file, "--model", config.run_name(model.name), "--stage", stage.name]
     return launch("v4d.training.worker", words, processes)

@@ -73,7 +73,15 @@ class StopSignal:
 class TrainStep:
     """A network with its optimiser: what a step does, on one rank."""
 
-    def __init__(self, model: VideoModel, stage: StageConfig, context: DistributedContext, seed: int):
+    def __init__(
+        self,
+        model: VideoModel,
+        stage: StageConfig,
+        context: DistributedContext,
+        seed: int,
+        *,
+        compiled: bool = False,
+    ):
         self.settings: TrainingConfig = stage.training
         self.context, self.seed = context, seed
         # Converted in place: parameters, names and what is frozen stay.
@@ -86,18 +94,20 @@ class TrainStep:
         self.average: optim.WeightAverage | None = None
         if self.settings.ema:
             self.average = optim.WeightAverage(self.model, self.settings.ema, frozen_names(model))
-        self.network = self._wrapped(model)
+        self.network = self._wrapped(model, compiled)
         self._no_sync: Callable[[], Any] = getattr(self.network, "no_sync", contextlib.nullcontext)
         self.bf16 = takes_bf16(self.settings.precision, context.device.type)
 
-    def _wrapped(self, model: VideoModel) -> nn.Module:
+    def _wrapped(self, model: VideoModel, compiled: bool) -> nn.Module:
         network: nn.Module = model
-        if self.settings.compile:
-            network = cast(nn.Module, torch.compile(network))
         if torch.distributed.is_initialized():
             devices = [self.context.device.index] if self.context.device.type == "cuda" else None
-            network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True)
-        return network
+            # Synchronised batch norms have the same statistics everywhere already.
+            buffers: dict[str, Any] = {"broadcast_buffers": False} if self.settings.sync_batchnorm else {}
+            network = DistributedDataParallel(network, devices, gradient_as_bucket_view=True, **buffers)
+        # From outside: torch splits the graph where DDP starts to reduce gradients. A compiled network inside
+        # DDP would hand over all its gradients at the end of the backward pass.
+        return cast(nn.Module, torch.compile(network, dynamic=False)) if compiled else network
 
     def step(self, batches: list[Batch], epoch: int, step: int, part: float) -> torch.Tensor:
         """One optimiser step over the batches (gradient accumulation); `part` is the epoch as a fraction.
@@ -124,7 +134,9 @@ class TrainStep:
             except torch.OutOfMemoryError as error:
                 raise V4DError(self._too_large()) from error
             sums += batch_sums
-        optim.clip_grad_norm(self.model.parameters(), self.settings.clip_grad_norm)
+        if self.settings.clip_grad_norm is not None:
+            parameters, limit = self.model.parameters(), self.settings.clip_grad_norm
+            nn.utils.clip_grad_norm_(parameters, limit, foreach=True)  # the host does not wait for the norm
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
@@ -147,7 +159,9 @@ class TrainStep:
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of losses over a batch, and the four sums of `step`."""
-        x = normalise(batch.frames, self.model.input)
+        # Autocast rounds the network's input anyway; what is mixed is rounded after it was mixed.
+        half = self.bf16 and not self.settings.mixup
+        x = normalise(batch.frames, self.model.input, torch.bfloat16 if half else torch.float32)
         labels, weight = batch.class_index, batch.weight
         mixed, share = None, 1.0
         if self.settings.mixup:
@@ -162,7 +176,7 @@ class TrainStep:
             losses = losses * share + self._cross_entropy(logits, mixed) * (1 - share)
         loss = (losses * weight).sum()  # dropped videos and fillers have weight 0
         correct = ((logits.argmax(1) == labels) * weight).sum()
-        skipped = weight.new_tensor(float(len(batch.skipped)))
+        skipped = torch.full((), len(batch.skipped), dtype=weight.dtype, device=weight.device)
         return loss, torch.stack([loss.detach(), correct, weight.sum(), skipped]).double()
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

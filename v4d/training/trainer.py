@@ -20,6 +20,7 @@ from v4d.models import create_model, freeze
 from v4d.models.base import VideoModel, check_crop
 from v4d.tracking import Tracker, forget_stages
 from v4d.training.checkpoint import CheckpointManager, check_identity
+from v4d.training.compilation import will_compile
 from v4d.training.init_weights import initial_weights, load_initial, weights_digest
 from v4d.training.inputs import check_data, check_mixup, optimiser_steps, training_batches, validation_batches
 from v4d.training.metric_logger import MetricLogger, RunInfo
@@ -56,6 +57,7 @@ class Trainer:
         self.earlier = self.model_config.before(self.stage)
         self.rules = RULES
         self.source = initial_weights(config, self.model_config, self.stage)
+        self.compiled = will_compile(self.stage, len(self.train_videos), context)
         # Units, crops, flips, order and dropout: no two stages of a model draw the same.
         self.draws = drawing_seed(config.seed, self.stage.name) if self.earlier else config.seed
 
@@ -74,7 +76,7 @@ class Trainer:
                 check_mixup(self.settings, self.context.size)
             torch.manual_seed(self.config.seed)
             model = self._model(fresh=saved is None)
-            train_step = TrainStep(model, self.stage, self.context, self.draws)
+            train_step = TrainStep(model, self.stage, self.context, self.draws, compiled=self.compiled)
             state = TrainState()
             if saved is not None:
                 try:
@@ -104,7 +106,10 @@ class Trainer:
             val_videos=len(self.val_videos),
             classes=len(self.classes),
             epoch_offset=sum(stage.training.epochs for stage in self.earlier),
-            step_offset=sum(optimiser_steps(self.config, stage) for stage in self.earlier),
+            step_offset=sum(
+                optimiser_steps(stage.training, len(records(self.config, stage.training.split)))
+                for stage in self.earlier
+            ),
         )
 
     def _tracker(self, model: VideoModel) -> Tracker:
@@ -188,7 +193,9 @@ class Trainer:
                 raise Preempted
 
     def _train_loader(self) -> Loader:
-        return training_batches(self.stage, self.train_videos, self.context, self.draws, self.rules)
+        return training_batches(
+            self.stage, self.train_videos, self.context, self.draws, self.rules, equal=self.compiled
+        )
 
     def _train_one_epoch(
         self, train_step: TrainStep, loader: Loader, state: TrainState, stop: StopSignal, logger: MetricLogger

@@ -20,6 +20,10 @@ def main() -> int:
     args = parser.parse_args()
     # A 1x1 kernel is contiguous and channels last at once. DDP warns of a copy, which is a kilobyte here.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # torch 2.11 knows no other name for it.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    # Only the classifier multiplies in float32, and it is to be exact.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     sys.stdout, sys.stderr = PipeSafeStream(sys.stdout), PipeSafeStream(sys.stderr)
     try:
         with process_group() as context:
