@@ -3,6 +3,7 @@
 # make test   the same environment, then all tests but the long ones
 # make long   whole workflows beyond one data set and one network
 # make ablations  ten networks by three seeds on the made-up task `motion`; goes on where it was stopped
+# make gpu    this machine's GPU, proven and measured: a table and gpu.json; without the environment, too
 # make lint   style and types
 # make schema workflow/schemas/config.schema.yaml anew from v4d/config
 # make docs   docs/config.md and docs/pipeline.svg anew from v4d/config and docs/pipeline.py
@@ -18,13 +19,16 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo ablations check test long lint schema docs lock environment clean
+.PHONY: demo ablations gpu check test long lint schema docs lock environment clean
 
 demo: environment
 	$(BIN)/snakemake --cores all
 
 ablations: environment
 	$(BIN)/python benchmarks/ablations.py
+
+gpu:
+	PYTHONPATH=$(CURDIR) $(or $(wildcard $(BIN)/python),python3) benchmarks/gpu.py
 
 check: lint
 	$(PYTEST) -m "not slow and not long"
