@@ -1,9 +1,12 @@
 """A model as a file: damaged, foreign, impossible to write; always one line that names it."""
 
+import re
+
 import pytest
 import torch
 
 from tests.support.full_disk import disk_of
+from v4d.checkpoints import load_any
 from v4d.errors import V4DError
 from v4d.models import create_model
 from v4d.models.checkpoint import load_model, read_weights, save_model, write_weights
@@ -95,3 +98,34 @@ def test_a_place_that_no_file_can_have(document, tmp_path, monkeypatch, out):
 def test_files_of_old_pytorch_have_no_checksums_and_load(document, tmp_path):
     torch.save(document, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert read_weights(tmp_path / "old.pt").keys() == document.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("fc.bias", torch.nan, "fc.bias is not finite: the training diverged"),
+        ("stem.conv.weight", torch.inf, "stem.conv.weight is not finite"),
+        ("res4.blocks4d.1.conv.weight", -torch.inf, "res4.blocks4d.1.conv.weight is not finite"),
+        ("stem.bn.running_mean", torch.nan, "stem.bn.running_mean is not finite"),
+        ("stem.bn.running_var", -1e-6, "stem.bn.running_var is negative"),
+    ],
+)
+def test_weights_that_give_no_scores_are_neither_taken_nor_written(document, tmp_path, name, value, words):
+    """One value among thousands; the file is whole, and its checksums are right."""
+    tensor = document["model"][name]
+    tensor[(-1,) * tensor.dim()] = value
+    write_weights(tmp_path / "changed.pt", document)
+    for load in (load_model, load_any):
+        with pytest.raises(V4DError, match=re.escape(f"{tmp_path / 'changed.pt'}: {words}")):
+            load(tmp_path / "changed.pt")
+    model = create_model(**document["architecture"])
+    model.load_state_dict(document["model"])
+    with pytest.raises(V4DError, match=re.escape(words)):
+        save_model(tmp_path / "new.pt", model, architecture=model.spec, classes=list("abcd"), info={})
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_a_variance_of_zero_is_one(document, tmp_path):
+    document["model"]["stem.bn.running_var"].zero_()
+    write_weights(tmp_path / "zero.pt", document)
+    assert load_model(tmp_path / "zero.pt").model.stem.bn.running_var.sum() == 0

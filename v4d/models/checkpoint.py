@@ -22,7 +22,11 @@ _PARTS = {"architecture": dict, "model": Mapping, "classes": list, "info": dict}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with its weights, in evaluation mode, and what its file says of it."""
+    """A network with its weights, in evaluation mode, and what its file says of it.
+
+    Raises:
+        V4DError: it can compute nothing: see `check_numbers`.
+    """
 
     path: Path
     """The file."""
@@ -37,6 +41,9 @@ class LoadedModel:
     videos are prepared and tested), "mlflow_run_id"; empty for weights of others."""
     frame_stride: int
     """Source frames from one frame of a unit to the next."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self.model, self.path)
 
     @property
     def units(self) -> int:
@@ -60,8 +67,9 @@ def save_model(
     """Write a network's weights and description, as in `LoadedModel`; whole or not at all.
 
     Raises:
-        V4DError: the disk is full or the folder cannot be written.
+        V4DError: the disk is full, the folder cannot be written, or the weights are no numbers.
     """
+    check_numbers(model, path)
     document = {
         "format": FORMAT,
         "model": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
@@ -96,6 +104,21 @@ def load_model(path: str | Path, *, frame_stride: int | None = None) -> LoadedMo
     info = document["info"]
     stride = stride_of(model, info, frame_stride)
     return LoadedModel(Path(path), model, document["architecture"], document["classes"], info, stride)
+
+
+def check_numbers(model: torch.nn.Module, where: str | Path) -> None:
+    """Refuse weights with which every score would be NaN: not finite, or a negative variance of a batch norm.
+
+    Raises:
+        V4DError: names the first of them.
+    """
+    for name, values in model.state_dict().items():
+        if not values.is_floating_point():
+            continue
+        if not values.isfinite().all():
+            raise V4DError(f"{where}: {name} is not finite: the training diverged, or the file was changed")
+        if name.endswith("running_var") and (values < 0).any():
+            raise V4DError(f"{where}: {name} is negative, which no variance is: the file was changed")
 
 
 def stride_of(model: VideoModel, info: Mapping[str, Any], given: int | None) -> int:

@@ -11,7 +11,7 @@ from v4d.checkpoints import load_any
 from v4d.config import Config, ModelConfig, StageConfig
 from v4d.errors import V4DError
 from v4d.models.base import VideoModel
-from v4d.models.checkpoint import read_weights
+from v4d.models.checkpoint import check_numbers, read_weights
 from v4d.models.export import SUFFIX
 from v4d.models.slow import slow_layout
 
@@ -41,6 +41,7 @@ def load_initial(model: VideoModel, source: str | Path, classes: Sequence[str]) 
     may_be_new = model.new_in_init()
     if source == "imagenet" or _is_2d(Path(source)):
         model.load_image_weights(source)
+        check_numbers(model, source)
         return " and ".join(dict.fromkeys(may_be_new.values()))
     finished = load_any(Path(source))
     theirs, ours = finished.model.input, model.input
