@@ -476,3 +476,26 @@ def test_readers_import_neither_torch_nor_tables():
     code = f"import sys, v4d.data.shards; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("free", "words"), [(300_000, "No space left on device"), (1 << 40, "mdb_txn_commit: Input/output error")]
+)
+def test_a_write_that_was_cut_short_is_a_full_disk_where_there_is_no_space(
+    tmp_path, monkeypatch, free, words
+):
+    """LMDB says "Input/output error" for both; seen on a file system of 300 kB."""
+
+    class Cut:
+        def begin(self, write: bool) -> None:
+            raise lmdb.Error("mdb_txn_commit: Input/output error")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(shard_writer, "free_bytes", lambda path: free)
+    monkeypatch.setattr(ShardWriter, "_open", lambda self: Cut())
+    with pytest.raises(V4DError) as told:
+        ShardWriter(tmp_path / "part_0.lmdb", ShardHeader(size=(32, 32), quality=90))
+    assert str(told.value) == f"cannot write {tmp_path / 'part_0.lmdb'}: {words}"
+    assert not [*tmp_path.iterdir()]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.full_disk import disk_of
 from tests.support.processes import start
 from tests.support.project import TINY, environment, train, write_config
 from v4d import config as configs
@@ -100,6 +101,42 @@ def history(uri: str, key: str = "train/loss") -> list[int]:
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("v4d/tiny").experiment_id])
     return sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
+
+
+@pytest.mark.parametrize("room", [0, 30, 400])
+def test_a_full_disk_costs_a_warning_and_no_entry(database, tmp_path, monkeypatch, capsys, room):
+    """The journal may be torn in the middle of a line; the database cannot be written meanwhile either."""
+    monkeypatch.chdir(tmp_path)
+    settings = config(database)
+    tracker = open_tracker(settings, "v4d")
+    log(tracker, range(3))
+    journal = tmp_path / "results/tiny/v4d/tracking.jsonl"
+    with disk_of(journal.stat().st_size + room):
+        log(tracker, range(3, 30))
+        log(tracker, range(10, 35))  # as a training does that goes on from an earlier checkpoint
+    said = [line for line in capsys.readouterr().err.splitlines() if "tracking.jsonl" in line]
+    assert len(said) == 1
+    assert said[0].endswith(
+        "cannot be written (File too large); its entries are kept in memory; training goes on"
+    )
+    log(tracker, range(35, STEPS))
+    tracker.close()
+    assert "lacks" not in capsys.readouterr().err
+    sync(settings)
+    assert history(database) == list(range(STEPS))
+    steps = [e["step"] for e in map(json.loads, journal.open()) if e.get("key") == "train/loss"]
+    assert steps == list(range(STEPS))
+
+
+def test_entries_that_no_disk_took_are_counted(database, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tracker = open_tracker(config(database), "v4d")
+    log(tracker, range(3))
+    with disk_of((tmp_path / "results/tiny/v4d/tracking.jsonl").stat().st_size + 5):
+        log(tracker, range(3, 10))
+        tracker.close()
+    # Two of each of 7 steps, and a status.
+    assert "tracking.jsonl lacks the last 15 entries" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Writing a shard: videos in, one sealed file out, or nothing."""
 
+import errno
 import os
 import zlib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import lmdb
 from v4d.data import shard_format as fmt
 from v4d.data.shard_format import ShardHeader, Video
 from v4d.errors import V4DError
-from v4d.utils.files import lock, open_lock_file, sync_file, sync_folder
+from v4d.utils.files import free_bytes, lock, open_lock_file, sync_file, sync_folder
 
 _FIRST_MAP_BYTES = 1 << 26
 
@@ -123,7 +124,10 @@ class ShardWriter:
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
             except lmdb.Error as error:
-                raise V4DError(f"cannot write {self.path}: {error}") from error
+                # LMDB calls a write that was cut short an input/output error.
+                full = free_bytes(self.path) < 4 * sum(len(value) for _, value in records) + (1 << 20)
+                why = os.strerror(errno.ENOSPC) if full and "Input/output" in str(error) else error
+                raise V4DError(f"cannot write {self.path}: {why}") from error
 
     def _discard(self) -> None:
         """Close everything; what was not renamed is removed."""

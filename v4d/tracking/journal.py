@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from v4d.errors import V4DError
 from v4d.tracking.base import Backend, Entry, Tracker
 from v4d.utils.addresses import without_secrets
 from v4d.utils.files import read_json, write_json, write_text
@@ -61,7 +62,9 @@ class JournalTracker(Tracker):
         _mend(pusher.journal_file)
         metrics = (entry for entry in _read_journal(pusher.journal_file) if entry["kind"] == "metric")
         self._known = {(entry["key"], entry["step"]) for entry in metrics}
-        self._journal = pusher.journal_file.open("a", encoding="utf-8")
+        # Unbuffered: what a full disk did not take is known to the byte.
+        self._journal = pusher.journal_file.open("ab", buffering=0)
+        self._unwritten, self._writing = b"", threading.Lock()
         self._monitor: Any = None
         self._closing = threading.Event()
         self.pusher.warm_up()  # imports of several seconds do not belong beside the first training step
@@ -97,6 +100,9 @@ class JournalTracker(Tracker):
         self._closing.set()
         self._thread.join(PATIENCE_SECONDS)
         self._journal.close()
+        if self._unwritten:
+            lost = self._unwritten.count(b"\n")
+            print(f"tracking: {self.pusher.journal_file} lacks the last {lost} entries", file=sys.stderr)
         if self._thread.is_alive() or self.pusher.pending():
             left = "did not take everything; `v4d tracking-sync` sends the rest"
             print(f"tracking: {self.pusher.uri} {left}", file=sys.stderr)
@@ -105,13 +111,26 @@ class JournalTracker(Tracker):
         """Append whole lines in one call, so that a kill leaves at most the last line torn."""
         noted = ({"stage": self.stage, **entry} for entry in entries)
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in noted)
-        if lines:
-            self._journal.write(lines)
-            self._journal.flush()
+        self._append(lines.encode())
+
+    def _append(self, lines: bytes = b"") -> None:
+        """Write lines, and before them what was not written; a disk that takes nothing is a warning."""
+        with self._writing:
+            late, self._unwritten = bool(self._unwritten), self._unwritten + lines
+            try:
+                while self._unwritten:
+                    self._unwritten = self._unwritten[self._journal.write(self._unwritten) :]
+            except OSError as error:
+                if not late:
+                    file = self.pusher.journal_file
+                    why = f"{file} cannot be written ({error.strerror}); its entries are kept in memory"
+                    print(f"tracking: {why}; training goes on", file=sys.stderr)
 
     def _run(self) -> None:
         while not self._closing.wait(PUSH_SECONDS):
+            self._append()
             self.pusher.push()
+        self._append()
         self.pusher.push()
 
 
@@ -206,7 +225,9 @@ class Pusher:
 
 
 def explained(backend: Backend, error: Exception) -> str:
-    """What went wrong, in a line: the tracker does not answer, or its client has failed."""
+    """What went wrong, in a line: the tracker does not answer, its client or a file beside it has failed."""
+    if isinstance(error, V4DError):
+        return str(error)
     why = without_secrets((str(error).strip() or type(error).__name__).split("\n")[0])[:200]
     if backend.is_away(error):
         return f"{backend.uri} does not answer ({why})"
