@@ -113,7 +113,8 @@ class FramesConfig(Block):
     quality: int = key(90, "JPEG quality.", ge=1, le=100)
     stride: int = key(1, "Keep every n-th frame; sampling still counts source frames.", ge=1)
     decoder: Literal["auto", "pyav", "decord"] = key(
-        "auto", "auto takes PyAV, the faster one; decord only on x86-64."
+        "auto",
+        "auto takes PyAV, the faster one; decord is for x86-64 only. What decord cannot read goes to PyAV.",
     )
     timeout: Number = key(120, "Seconds a clip may take; then its decoder is killed.", gt=0, changes="videos")
 
