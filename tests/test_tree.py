@@ -57,7 +57,6 @@ COVERS = {
     "training/test_options.py": "training.inputs training.metric_logger",
     "training/test_resume.py": "training.outputs training.trainer",
     "training/test_step.py": "training.validation",
-    "workflow/test_footage.py": "datasets.folder",
     "workflow/test_workflow.py": "config.paths tracking.dataset_run training.worker utils.provenance"
     " workflow",
 }

@@ -1,7 +1,7 @@
 import pytest
 
 from v4d.utils.text import some_of
-from v4d.utils.videos import ARCHIVED_SUFFIXES, FOLDER_SUFFIXES, VIDEO_SUFFIXES
+from v4d.utils.videos import DATASET_SUFFIXES, VIDEO_SUFFIXES
 
 
 @pytest.mark.parametrize(
@@ -12,4 +12,4 @@ def test_the_first_of_many_are_named(names, text):
 
 
 def test_endings_of_videos_are_parts_of_one_list():
-    assert set(FOLDER_SUFFIXES) < ARCHIVED_SUFFIXES < VIDEO_SUFFIXES
+    assert DATASET_SUFFIXES < VIDEO_SUFFIXES

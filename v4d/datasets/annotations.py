@@ -4,6 +4,7 @@ data/<dataset>/annotations/classes.json     class names; the index is the class 
 data/<dataset>/annotations/<split>.parquet  v4d.datasets.base.COLUMNS, a row a video
 """
 
+import sys
 from collections.abc import Collection
 
 from v4d.config import DatasetConfig
@@ -25,6 +26,8 @@ def write_annotations(dataset: DatasetConfig, only: Collection[str] | None = Non
         if split != "classes":
             source.check_split(split)
     annotations = source.annotations()
+    for line in source.remarks(annotations) if only is None or "classes" in only else ():
+        print(f"{dataset.name}: {line}", file=sys.stderr)
     counts = {}
     for split, whole in annotations.tables.items():
         if only is None or split in only:

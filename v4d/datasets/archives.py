@@ -21,7 +21,7 @@ from typing import IO, Any
 from v4d.datasets.tar import TarDamage, TarMember, tar_members
 from v4d.errors import V4DError
 from v4d.utils.files import atomic_path
-from v4d.utils.videos import ARCHIVED_SUFFIXES
+from v4d.utils.videos import DATASET_SUFFIXES
 
 _TIMES = re.compile(r"_([0-9]{6})_([0-9]{6})\Z")
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, TarDamage)
@@ -124,7 +124,7 @@ def _looks_like_video(member: TarMember) -> bool:
     if member.odd == "a folder" or len(os.fsencode(path)) > _LONGEST_NAME:
         return False
     # `._x.mp4` holds macOS's attributes of x.mp4
-    return not path.name.startswith("._") and path.suffix.lower() in ARCHIVED_SUFFIXES
+    return not path.name.startswith("._") and path.suffix.lower() in DATASET_SUFFIXES
 
 
 def _refusal(member: TarMember) -> str:

@@ -31,6 +31,7 @@ from v4d.config.registry import SOURCES
 from v4d.datasets.archives import ArchiveError, Member, read_members
 from v4d.errors import V4DError
 from v4d.utils.cost import StageCost
+from v4d.utils.text import some_of
 
 if TYPE_CHECKING:
     import pandas
@@ -162,6 +163,16 @@ class DataSource(ABC):
         Raises:
             V4DError: something is wrong with the source, in one line.
         """
+
+    def remarks(self, tables: Annotations) -> list[str]:
+        """What is left out, or looks like a mistake: lines that the user is shown when tables are written."""
+        splits = {split: set(table["label"]) for split, table in tables.tables.items()}
+        return [
+            f"of {split} alone: {some_of(sorted(alone))} ({len(alone)} of {len(tables.classes)} classes)"
+            for split, labels in splits.items()
+            if len(splits) > 1
+            and (alone := labels - set().union(*(splits[other] for other in splits if other != split)))
+        ]
 
     def count(self, split: str) -> int:
         """Annotated videos of a split."""

@@ -4,13 +4,14 @@ import csv
 import re
 import zlib
 from abc import abstractmethod
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from v4d.config import SourceOptions, key
 from v4d.datasets.base import Annotations, DataSource
 from v4d.errors import V4DError
-from v4d.utils.videos import FOLDER_SUFFIXES
+from v4d.utils.videos import DATASET_SUFFIXES
 
 
 class FolderOptions(SourceOptions):
@@ -89,13 +90,40 @@ class Folder(FileSource):
             return _csv_videos(root, split)
         if not (root / split).is_dir():
             raise V4DError(f"dataset.folder.path: no folder {root / split}")
-        return [
-            (path, folder.name)
-            for folder in sorted((root / split).iterdir())
-            if folder.is_dir()
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in FOLDER_SUFFIXES and not path.name.startswith(".")
-        ]
+        found = filter(_is_video, _in_class_folders(root / split))
+        return [(path, path.parent.name.strip()) for path in found]
+
+    def remarks(self, tables: Annotations) -> list[str]:
+        """Also: files that are no videos by their names, and classes that differ in case only."""
+        lines = super().remarks(tables)
+        if self.options.layout == "class_dirs":
+            root = Path(self.options.path)
+            found = [path for split in self.dataset.splits for path in _in_class_folders(root / split)]
+            others = (path for path in found if not _is_video(path) and path.is_file())
+            endings = Counter(path.suffix.lower() or "no ending" for path in others)
+            if endings:
+                which = ", ".join(f"{count} with {ending}" for ending, count in endings.most_common(5))
+                lines.append(f"left out are files that are no videos by their names: {which}")
+        spellings: dict[str, list[str]] = {}
+        for name in tables.classes:
+            spellings.setdefault(name.casefold(), []).append(name)
+        alike = [", ".join(names) for names in spellings.values() if len(names) > 1]
+        return lines + [f"classes that differ in upper and lower case only: {names}" for names in alike]
+
+
+def _in_class_folders(split: Path) -> list[Path]:
+    """The files in a split's folders, in the order of names; what is hidden is no class and no video."""
+    return [
+        path
+        for folder in sorted(split.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+    ]
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in DATASET_SUFFIXES
 
 
 def unique_ids(paths: list[Path], split: str) -> list[str]:
@@ -121,12 +149,13 @@ def _csv_videos(root: Path, split: str) -> list[tuple[Path, str]]:
                 raise V4DError(f"{table}: the columns path,label are expected, not {reader.fieldnames}")
             videos = []
             for row in reader:
-                if not row["path"] or not row["label"]:
+                label = (row["label"] or "").strip()
+                if not row["path"] or not label:
                     raise V4DError(f"{table}, line {reader.line_num}: a row needs a path and a label")
                 path = Path(row["path"])
                 if not (root / path).resolve().is_relative_to(root.resolve()):
                     raise V4DError(f"{table}, line {reader.line_num}: {path} is outside {root}")
-                videos.append((root / path, row["label"]))
+                videos.append((root / path, label))
     except FileNotFoundError as error:
         raise V4DError(f"dataset.folder.path: no such file: {table}") from error
     except (UnicodeDecodeError, csv.Error) as error:
