@@ -38,6 +38,10 @@ bounds are refused in one line that names the key. Without `--configfile`, `snak
 [`config/config.yaml`](../config/config.yaml). [pipeline.md](pipeline.md#what-makes-a-stage-run-again)
 says what runs again when a key changes.
 
+Keys that contradict one another, as a jitter smaller than the crop, are refused like that. A key without
+effect, as a warm-up beside `onecycle`, is noted in one line when `snakemake` starts, and by
+`v4d doctor --config FILE`.
+
 - A mapping in a later file is merged into the one before. A list or a single value replaces it, and so
   does the mapping `blocks` of a model.
 - `null` removes a model of an earlier file.

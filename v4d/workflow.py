@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from v4d import config as configs
-from v4d.config import Config, preparation_settings
+from v4d.config import Config, check_mixup, check_share, notes, preparation_settings
 from v4d.datasets import DataSource
 from v4d.errors import V4DError
 from v4d.utils.files import read_json
@@ -36,7 +36,51 @@ def resolve_in_place(document: dict[str, Any], workflow: Any) -> Config:
     if workflow.exec_mode.name == "DEFAULT":  # not the Snakemake inside a job, which another has started
         check_results_folder(config)
         check_dataset_settings(config)
+        offered = workflow.global_resources.get("gpu")
+        for line in [*notes(config), *check_batches(config, getattr(offered, "value", offered))]:
+            print(f"note: config: {line}", file=sys.stderr)
     return config
+
+
+def check_batches(config: Config, offered: int | None = None) -> list[str]:
+    """Refuse a training still to come whose batch spreads neither on a CPU nor on GPUs.
+
+    One that has begun with a mixup of one video a pass goes on, as `Trainer` has it.
+
+    Args:
+        config: the config.
+        offered: GPUs that `--resources gpu=N` offers to all jobs; a job gets no more.
+
+    Returns:
+        A line for each batch that spreads on the one only.
+
+    Raises:
+        V4DError: the first that spreads on neither.
+    """
+    lines = []
+    for run in config.every_run:
+        _, model = config.run(run)
+        for stage in model.stages if model.checkpoint is None else ():
+            if config.paths.final_weights(run, stage.name).exists():
+                continue
+            training, errors = stage.training, {}
+            granted = min(training.gpus, offered or training.gpus)
+            for device, processes in {"a CPU": training.processes, "GPUs": granted}.items():
+                try:
+                    check_share(training, processes)
+                    if not config.paths.checkpoints(run, stage.name).exists():
+                        check_mixup(training, processes)
+                except V4DError as error:
+                    errors[device] = str(error)
+            if len(errors) > 1:
+                why = "; on GPUs, ".join(dict.fromkeys(errors.values()))
+                raise V4DError(f"config: models.{model.name}: {why}")
+            lines += [
+                f"models.{model.name}: on {device} refused: {why}"
+                for device, why in errors.items()
+                if device == "GPUs" or not offered
+            ]
+    return list(dict.fromkeys(lines))
 
 
 def check_dataset_settings(config: Config) -> None:

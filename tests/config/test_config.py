@@ -16,6 +16,15 @@ DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text())
 OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name != "config.yaml")
 
 
+def table(**published) -> dict:
+    return {"tables": [{"title": "t", "rows": [{"model": "v4d", "published": published}]}]}
+
+
+def stages_of(arch: str, *stages: dict) -> dict:
+    named = [{"name": f"s{number}"} | stage for number, stage in enumerate(stages)]
+    return {"models": {"v4d": {"arch": arch, "stages": named}}}
+
+
 @pytest.mark.parametrize(
     ("overlay", "words"),
     [
@@ -82,6 +91,39 @@ OVERLAYS = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name
             {"models": {"v4d": {"testing": {"split": "train"}}}},
             ["split 'train' is another than testing.split"],
         ),
+        ({"models": {"v4d": {"blocks": {"res9": [1]}}}}, ["models.v4d.blocks.res9", "'res2'", "'res5'"]),
+        ({"models": {"v4d": {"blocks": {"res3": [0]}}}}, ["models.v4d.blocks", "no block 0 in res3"]),
+        (
+            {"training": {"crop": {"jitter": [55, 64]}}},
+            ["training.crop.jitter [55, 64]", "training.crop.size 56", "raise"],
+        ),
+        (
+            {"models": {"v4d": {"stages": [{"name": "a", "training": {"crop": {"size": 61}}}]}}},
+            ["models.v4d: training.crop.jitter [60, 64]", "training.crop.size 61"],
+        ),
+        (
+            {"training": {"accumulate": 3}},
+            ["training.batch_size 16", "training.accumulate 3", "change one"],
+        ),
+        ({"training": {"accumulate": 32}}, ["training.batch_size 16", "training.accumulate 32"]),
+        (
+            {"models": {"v4d": {"stages": [{"name": "a", "arch": "i3ds_resnet18"}, {"name": "b"}]}}},
+            [
+                "models.v4d.init: v4d_tiny",
+                "stage before, 'a'",
+                "i3ds_resnet18",
+                "set an arch of tiny",
+            ],
+        ),
+        (
+            stages_of("v4d_resnet50", {"normalisation": "pytorchvideo"}, {"normalisation": "imagenet"}),
+            ["models.v4d.init: normalisation 'imagenet'", "'pytorchvideo'", "set the same"],
+        ),
+        ({"models": {"v4d": {"init": "imagenet"}}}, ["models.v4d.init", "ImageNet", "v4d_tiny", "scratch"]),
+        (table(top1=100.1), ["tables.0.rows.0.published", "100.1", "a top1 of 0 to 100"]),
+        (table(top1_units_reversed=774), ["published", "774", "a top1_units_reversed of 0 to 100"]),
+        (table(top5=-0.1), ["published.top5", "-0.1"]),
+        (table(gmac=-1), ["published.gmac", "-1"]),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_key(overlay, words):
@@ -91,6 +133,92 @@ def test_a_bad_value_is_one_line_that_names_the_key(overlay, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+JITTER_BELOW = {"crop": {"jitter": [16, 64]}}
+NEVER_SPREAD = {"batch_size": 16, "accumulate": 3}
+
+
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        {"training": {"crop": {"jitter": [56, 56]}}},
+        {"training": {"crop": {"jitter": [16, 64], "kind": "multi_scale"}}},
+        {"models": {"v4d": {"checkpoint": "x.pt", "training": JITTER_BELOW}}},  # nothing is trained
+        {"models": {"v4d": {"checkpoint": "x.pt", "training": NEVER_SPREAD}}},
+        {"models": {"v4d": {"checkpoint": "x.pt", "init": "imagenet"}}},
+        {"training": {"accumulate": 16}},
+        {"models": {"v4d": {"blocks": {"res3": [1], "res4": [1]}}}},
+        stages_of("v4d_resnet18", {"arch": "i3ds_resnet18", "init": "imagenet"}, {}, {"preset": "paper"}),
+        stages_of("v4d_resnet18", {"arch": "i3ds_resnet18pp"}, {"blocks": {"res5": [1]}}),
+        stages_of("v4d_resnet18", {"arch": "v4d_resnet50"}, {"init": "imagenet"}, {"init": "previous"}),
+        stages_of("v4d_resnet50", {"normalisation": "pytorchvideo"}, {"init": "x.pt"}),
+        stages_of("v4d_resnet50", {"kernel": [3, 1, 1, 1], "start4d": {"kernel": "zero"}}),
+        stages_of("v4d_tiny", {"arch": "i3ds_tiny", "start4d": {"kernel": "zero"}}, {}),
+        {"models": {"v4d": {"start4d": {"kernel": "zero"}, "stages": [{"name": "a", "arch": "i3ds_tiny"},
+                                                                       {"name": "b"}]}}},
+        {"models": {"tsn": {"checkpoint": "x.pt", "start4d": {"kernel": "zero"}}}},
+        table(top1=0, top5=100, top1_std=0.0, parameters=1e8, gmac=285, test_seconds_per_video=0),
+        {"training": {"optimizer": {"name": "adamw"}}},
+        {"training": {"optimizer": {"nesterov": True}}},
+        {"training": {"schedule": {"warmup_epochs": 0}}},
+        {"training": {"schedule": {"name": "cosine", "warmup_epochs": 20}}},
+        {"testing": {"units": 4}},
+    ],
+)  # fmt: skip
+def test_its_neighbour_that_is_right_passes_without_a_word(overlay):
+    assert config.notes(config.build(config.resolve(config.merge(DEMO, overlay)))) == []
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        (
+            {"training": {"optimizer": {"name": "adamw", "nesterov": True}}},
+            ["training.optimizer.nesterov has no effect with adamw", "false"],
+        ),
+        (
+            {"training": {"schedule": {"warmup_epochs": 0.5}}},
+            ["training.schedule.warmup_epochs 0.5 has no effect with onecycle", "rise"],
+        ),
+        (
+            {"training": {"schedule": {"name": "step", "warmup_epochs": 20.5}}},
+            ["training.schedule.warmup_epochs 20.5 is longer than the training, 20 epochs", "lower it"],
+        ),
+        ({"testing": {"units": 3}}, ["testing.units 3 is below", "units 4", "set 4 or more"]),
+    ],
+)
+def test_a_key_without_effect_is_noted_and_not_refused(overlay, expected):
+    document = config.merge(DEMO, overlay | {"models": {"i3ds": None}})
+    tsn, v4d = config.notes(config.build(config.resolve(document)))
+    assert "models.tsn" in tsn and "models.v4d" in v4d
+    assert all(word in line for word in expected for line in (tsn, v4d))
+
+
+@pytest.mark.parametrize("key", [{"start4d": {"kernel": "zero"}}, {"kernel": [3, 1, 1, 1]}])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"tsn": {"stages": [{"name": "a"}, {"name": "b", "units": 2}]}},
+        {"tsn": {"arch": "i3ds_resnet18pp"}},
+        {"tsn": {"arch": "v4d_tiny", "blocks": {}}},
+    ],
+)
+def test_what_says_how_4d_blocks_start_is_noted_where_no_stage_has_any(model, key):
+    document = config.merge(DEMO, {"models": {"tsn": model["tsn"] | key}})
+    (line,) = config.notes(config.build(config.resolve(document)))
+    assert line.startswith(f"models.tsn.{next(iter(key))} has no effect: no stage has 4D blocks")
+
+
+def test_a_model_with_a_protocol_of_its_own_is_noted_by_its_own_key():
+    document = config.merge(DEMO, {"models": {"v4d": {"testing": {"units": 2}}}})
+    (line,) = config.notes(config.build(config.resolve(document)))
+    assert line == ("models.v4d.testing.units 2 is below models.v4d.units 4: 4 are used; set 4 or more")
+
+
+@pytest.mark.parametrize("path", [ROOT / "config/config.yaml", *OVERLAYS], ids=lambda path: path.stem)
+def test_of_the_shipped_configs_there_is_nothing_to_note(path):
+    assert config.notes(config.load(path)) == []
 
 
 def test_resolving_twice_changes_nothing():
@@ -167,7 +295,7 @@ def test_stages_lie_over_the_model_and_the_model_over_training():
                 "v4d": {
                     "training": {"epochs": 6},
                     "stages": [
-                        {"name": "one", "units": 1, "init": "imagenet"},
+                        {"name": "one", "units": 1, "init": "x.pt"},
                         {"name": "two", "training": {"epochs": 7}, "freeze": ["blocks4d_zero"]},
                     ],
                 }
@@ -175,7 +303,7 @@ def test_stages_lie_over_the_model_and_the_model_over_training():
         },
     )
     one, two = config.build(config.resolve(document)).models["v4d"].stages
-    assert (one.units, one.init, one.training.epochs, one.training.batch_size) == (1, "imagenet", 6, 8)
+    assert (one.units, one.init, one.training.epochs, one.training.batch_size) == (1, "x.pt", 6, 8)
     assert (two.units, two.init, two.training.epochs, two.freeze) == (4, "previous", 7, ("blocks4d_zero",))
 
 

@@ -56,6 +56,16 @@ def test_an_ffmpeg_that_will_not_do_is_told_apart(tmp_path, monkeypatch, options
     assert finding.state == state and words in finding.found
 
 
+def test_a_key_without_effect_is_a_warning_with_what_to_set():
+    demo = config.read("config/config.yaml")
+    overlay = {"testing": {"units": 3}, "training": {"schedule": {"warmup_epochs": 1}}}
+    found = list(examine(config.build(config.resolve(config.merge(demo, overlay)))))
+    notes = [finding for finding in found if finding.what == "config"]
+    assert [finding.state for finding in notes] == [WARN] * 5  # two models by units, three by the warm-up
+    assert {finding.advice for finding in notes if "testing.units 3" in finding.found} == {"set 4 or more"}
+    assert not [finding for finding in examine(config.load("config/config.yaml")) if finding.what == "config"]
+
+
 def test_an_ffmpeg_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("V4D_FFMPEG", str(tmp_path / "nothing"))
     [finding] = check_ffmpeg()

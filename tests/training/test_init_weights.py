@@ -1,12 +1,15 @@
 """What a stage starts from: each kind of file, what stays new, and what is refused."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 import torchvision
 
 from tests.support import training
+from tests.support.project import TINY
+from v4d import config as configs
 from v4d.errors import V4DError
 from v4d.models import create_model, freeze
 from v4d.models.checkpoint import save_model
@@ -45,6 +48,40 @@ def test_the_stage_before_is_taken_over_whole(tmp_path):
         torch.equal(a, b)
         for a, b in zip(before.state_dict().values(), model.state_dict().values(), strict=True)
     )
+
+
+NETWORKS = {
+    "i3ds_tiny": {},
+    "v4d_tiny": {},
+    "v4d_tiny paper": {"preset": "paper"},
+    "v4d_tiny otherwise": {"normalisation": "pytorchvideo"},
+    "i3ds_resnet18": {},
+    "i3ds_resnet18pp": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(*pair, marks=[pytest.mark.slow] if "resnet" in "".join(pair) else [])
+        for pair in itertools.product(NETWORKS, repeat=2)
+        if "resnet" not in "".join(pair) or pair[0] < pair[1]
+    ],
+)
+def test_the_config_refuses_those_stages_behind_which_the_next_cannot_start(tmp_path, before, after):
+    one, two = ({"arch": name.split()[0]} | NETWORKS[name] for name in (before, after))
+    model = {"stages": [{"name": "one", **one}, {"name": "two", **two}]}
+    refused = []
+    for check in (
+        lambda: configs.resolve(configs.merge(TINY, {"models": {"v4d": model}})),
+        lambda: load_initial(network(**two), saved(tmp_path, network(**one)), CLASSES),
+    ):
+        try:
+            check()
+        except V4DError as error:
+            assert "init: " in str(error)
+            refused.append(check)
+    assert len(refused) != 1, (before, after)
 
 
 def test_a_checkpoint_of_a_training_is_taken_over_too(tmp_path):

@@ -12,7 +12,11 @@ from v4d.training import start as starting
 from v4d.training.init_weights import initial_weights
 from v4d.utils.files import write_json
 
-STAGES = [{"name": "first"}, {"name": "second"}, {"name": "third", "init": "imagenet"}]
+STAGES = [
+    {"name": "first"},
+    {"name": "second"},
+    {"name": "third", "arch": "v4d_resnet18", "init": "imagenet"},
+]
 
 
 @pytest.fixture(autouse=True)

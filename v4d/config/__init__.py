@@ -21,6 +21,7 @@ from v4d.config.load import (
     write_resolved,
 )
 from v4d.config.models import ArchOptions, ModelConfig, StageConfig
+from v4d.config.relations import notes
 from v4d.config.root import Config
 from v4d.config.training import (
     CropConfig,
@@ -29,6 +30,8 @@ from v4d.config.training import (
     TestingConfig,
     TrackingConfig,
     TrainingConfig,
+    check_mixup,
+    check_share,
     compiles,
     decodes_on_gpu,
     takes_bf16,

@@ -27,6 +27,17 @@ class ArchOptions(Block):
             V4DError: the key and what is wrong with it, as the rest of `models.<model>.`
         """
 
+    def check_init(self, arch: str, init: str, before: "StageConfig | None") -> None:
+        """Refuse a start that the keys alone tell to be none; `before` is the stage of `init: previous`.
+
+        Raises:
+            V4DError: as `check`.
+        """
+
+    def idle_keys(self, arch: str) -> tuple[str, ...]:
+        """Keys that are set and change nothing in this network."""
+        return ()
+
     def form(self, arch: str) -> dict[str, Any]:
         """What two networks of this architecture differ in where a file of the one does not fit the other."""
         return {name: value for name, value in plain(self).items() if name != "dropout"}

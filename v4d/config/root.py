@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from v4d.config.data import NAME, ClipsConfig, DatasetConfig, FramesConfig
 from v4d.config.fields import Block, List, Number, key
@@ -20,12 +20,21 @@ Column = Literal[
 """Columns of comparison.csv that a table may show."""
 
 
+def _percent(figures: dict[str, float]) -> dict[str, float]:
+    for column, value in figures.items():
+        if column.startswith("top") and value > 100:
+            raise ValueError(f"should have a {column} of 0 to 100, in percent")
+    return figures
+
+
 class RowConfig(Block):
     """A row of a table."""
 
     model: str = key(..., "A model of this config.", changes="nothing")
     label: str | None = key(None, "What the row is called; null for the model's name.", changes="nothing")
-    published: dict[Column, Number] = key({}, "What others published for it, by column.", changes="nothing")
+    published: Annotated[dict[Column, Annotated[Number, Field(ge=0)]], AfterValidator(_percent)] = key(
+        {}, "What others published for it, by column; accuracies in percent, 0 to 100.", changes="nothing"
+    )
 
 
 class TableConfig(Block):

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from v4d.config.fields import Block, List, Number, key
+from v4d.errors import V4DError
 
 Order = Literal["normal", "units_reversed", "frames_reversed", "both_reversed", "units_shuffled"]
 Precision = Literal["auto", "float32", "bf16"]
@@ -216,3 +217,30 @@ def compiles(compile: Compile, device_type: str, steps: int) -> bool:
 def takes_bf16(precision: str, device_type: str) -> bool:
     """Whether to compute in bf16: `auto` does on a GPU and not on a CPU."""
     return precision == "bf16" or (precision == "auto" and device_type == "cuda")
+
+
+def check_share(training: TrainingConfig, processes: int) -> None:
+    """Refuse a batch that does not spread evenly.
+
+    Raises:
+        V4DError: it does not divide by processes times accumulated passes.
+    """
+    if training.batch_size % (processes * training.accumulate):
+        raise V4DError(
+            f"training.batch_size {training.batch_size} does not divide by {processes} processes "
+            f"x {training.accumulate} accumulated passes: change one of the three"
+        )
+
+
+def check_mixup(training: TrainingConfig, processes: int) -> None:
+    """Refuse a mixup that would mix nothing.
+
+    Raises:
+        V4DError: a process has a single video a pass.
+    """
+    if training.mixup and training.batch_size == processes * training.accumulate:
+        raise V4DError(
+            f"training.mixup mixes the videos of a pass, and batch_size {training.batch_size} over "
+            f"{processes} processes x {training.accumulate} accumulated passes is one: raise it, or lower "
+            "accumulate"
+        )

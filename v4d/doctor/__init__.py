@@ -29,7 +29,10 @@ def examine(config: "Config | None" = None) -> Iterator[Finding]:
     yield from software.check_packages()
     yield from software.check_ffmpeg()
     if config:
+        from v4d.config import notes
+
         yield from software.check_source(config)
+        yield from (Finding(WARN, "config", *line.split("; ")) for line in notes(config))
     yield hardware.check_cores()
     yield from hardware.check_memory()
     yield hardware.check_disk(folder, hardware.needed_bytes(config) if config else None)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from v4d.config import validate
 from v4d.config.fields import Block, List, Number, key
-from v4d.config.models import ArchOptions
+from v4d.config.models import ArchOptions, StageConfig
 from v4d.config.registry import MODELS, fill
 from v4d.errors import V4DError
 
@@ -159,6 +159,31 @@ class ResNetOptions(ArchOptions):
             raise V4DError(
                 "start4d: norm_weight and norm_lr_factor need preset paper: released has no batch norm"
             )
+
+    def check_init(self, arch: str, init: str, before: StageConfig | None) -> None:
+        """Refuse ImageNet weights that do not exist, and weights of another backbone or normalisation."""
+        backbone = RESNETS[arch].backbone
+        if init == "imagenet" and backbone == "tiny":
+            raise V4DError(f"init: there are no ImageNet weights for {arch}: set scratch, or a file")
+        if before is None or before.arch not in RESNETS:  # a plugin's: only its weights tell
+            return
+        if RESNETS[before.arch].backbone != backbone:
+            raise V4DError(
+                f"init: {arch} cannot start from the stage before, {before.name!r}, which trains "
+                f"{before.arch}: set an arch of {backbone} there, or init scratch, imagenet or a file"
+            )
+        if (theirs := before.options["normalisation"]) != self.normalisation:
+            raise V4DError(
+                f"init: normalisation {self.normalisation!r} is another than {theirs!r} of the stage before, "
+                f"{before.name!r}: set the same"
+            )
+
+    def idle_keys(self, arch: str) -> tuple[str, ...]:
+        """What says how 4D blocks are and start, in a network without them."""
+        if RESNETS[arch].kernel is None and places_of_blocks(arch, self.preset, self.blocks):
+            return ()
+        default = ResNetOptions()
+        return tuple(name for name in ("kernel", "start4d") if getattr(self, name) != getattr(default, name))
 
     def form(self, arch: str) -> dict[str, Any]:
         """Preset, places and kernel of 4D blocks; nothing where there are none."""

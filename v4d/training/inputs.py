@@ -2,7 +2,7 @@
 
 import torch
 
-from v4d.config import StageConfig, TrainingConfig
+from v4d.config import StageConfig, TrainingConfig, check_share
 from v4d.data.batch_sampler import Share
 from v4d.data.dataset import VideoRecord, ViewSpec
 from v4d.data.loader import Loader, default_workers, eval_loader, train_loader
@@ -72,20 +72,6 @@ def optimiser_steps(training: TrainingConfig, videos: int) -> int:
     return training.epochs * -(-videos // training.batch_size)
 
 
-def check_mixup(settings: TrainingConfig, processes: int) -> None:
-    """Refuse a mixup that would mix nothing.
-
-    Raises:
-        V4DError: a process has a single video a pass.
-    """
-    if settings.mixup and settings.batch_size == processes * settings.accumulate:
-        raise V4DError(
-            f"training.mixup mixes the videos of a pass, and batch_size {settings.batch_size} over "
-            f"{processes} processes x {settings.accumulate} accumulated passes is one: raise it, or lower "
-            "accumulate"
-        )
-
-
 def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str], processes: int) -> None:
     """Refuse before the first step what cannot be trained.
 
@@ -97,12 +83,7 @@ def check_data(stage: StageConfig, videos: list[VideoRecord], classes: list[str]
     absent = sorted(set(range(len(classes))) - {video.class_index for video in videos})
     if absent:
         raise V4DError(f"split {settings.split!r} has no usable video of class {classes[absent[0]]!r}")
-    share = processes * settings.accumulate
-    if settings.batch_size % share:
-        raise V4DError(
-            f"training.batch_size {settings.batch_size} does not divide by {processes} processes "
-            f"x {settings.accumulate} accumulated passes"
-        )
+    check_share(settings, processes)
     if settings.batch_size > len(videos):
         raise V4DError(f"training.batch_size {settings.batch_size} exceeds the {len(videos)} training videos")
     longest = max(video.num_frames for video in videos)

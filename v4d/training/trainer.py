@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from v4d import config as configs
-from v4d.config import Config, StageConfig, TrainingConfig
+from v4d.config import Config, StageConfig, TrainingConfig, check_mixup
 from v4d.data.index import class_names, dataset_info, records
 from v4d.data.loader import Loader
 from v4d.distributed.group import DistributedContext, any_rank, barrier
@@ -22,7 +22,7 @@ from v4d.tracking import Tracker, forget_stages
 from v4d.training.checkpoint import CheckpointManager, check_identity
 from v4d.training.compilation import will_compile
 from v4d.training.init_weights import initial_weights, load_initial, weights_digest
-from v4d.training.inputs import check_data, check_mixup, optimiser_steps, training_batches, validation_batches
+from v4d.training.inputs import check_data, optimiser_steps, training_batches, validation_batches
 from v4d.training.metric_logger import MetricLogger, RunInfo
 from v4d.training.outputs import StageOutputs
 from v4d.training.step import Diverged, Preempted, StopSignal, TrainState, TrainStep, train_epoch
