@@ -87,7 +87,7 @@ def manifest(args: Namespace) -> None:
     argument("--threads", type=int, default=1, help="shards at a time (default: 1)"),
 )
 def verify(args: Namespace) -> None:
-    """Check what is on disk: shards byte by byte, ledgers and manifest; or the archives that were kept.
+    """Check what is on disk: shards byte by byte, clips, ledgers, manifest; or the archives that were kept.
 
     Example: v4d verify --config config/config.yaml --threads 4
     """

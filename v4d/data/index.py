@@ -20,7 +20,11 @@ def dataset_info(config: Config) -> dict[str, Any]:
     Raises:
         V4DError: it is not there, or damaged.
     """
-    return read_json(config.dataset.paths.info)
+    path = config.dataset.paths.info
+    info = _read_json(path, "v4d manifest")
+    if not isinstance(info, dict):
+        raise V4DError(f"{path} is damaged: it is no mapping; `v4d manifest` makes it anew")
+    return info
 
 
 def class_names(config: Config) -> list[str]:
@@ -29,7 +33,14 @@ def class_names(config: Config) -> list[str]:
     Raises:
         V4DError: their file is not there, or damaged.
     """
-    return read_json(config.dataset.paths.classes)
+    path, command = config.dataset.paths.classes, "v4d annotations --only classes"
+    names = _read_json(path, command)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise V4DError(f"{path} is damaged: it is no list of class names; `{command}` makes it anew")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise V4DError(f"{path} is damaged: it names {twice!r} twice; `{command}` makes it anew")
+    return names
 
 
 def read_manifest(config: Config) -> pandas.DataFrame:
@@ -59,6 +70,13 @@ def records(config: Config, split: str) -> list[VideoRecord]:
         VideoRecord(row.video_id, int(row.class_index), shards[row.part], int(row.num_frames))
         for row in usable.itertuples()
     ]
+
+
+def _read_json(path: Path, command: str) -> Any:
+    try:
+        return read_json(path)
+    except V4DError as error:
+        raise V4DError(f"{error}; `{command}` makes it anew") from error
 
 
 def read_table(path: Path) -> pandas.DataFrame:

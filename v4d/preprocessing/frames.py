@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow.parquet
 
 from v4d.config import DatasetConfig, FramesConfig, frame_size
+from v4d.data.account import status_counts
 from v4d.data.shard_writer import ShardHeader, ShardWriter
 from v4d.errors import V4DError
 from v4d.preprocessing.decode import ClipBytes, DecodedClip, decode_clip, decoder_names
-from v4d.preprocessing.ledger import check_bad_share, read_ledger, status_counts
+from v4d.preprocessing.ledger import check_bad_share, read_ledger
 from v4d.utils.files import atomic_path
 from v4d.utils.processes import TaskResult, run_in_children
 from v4d.utils.progress import progress

@@ -4,8 +4,7 @@ data/<dataset>/clips/<split>/<part>.parquet   LEDGER_COLUMNS
 data/<dataset>/frames/<split>/<part>.parquet  the same rows, with what the frames stage found
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,6 @@ def read_ledger(path: Path, what: str = "ledger") -> pyarrow.Table:
         raise V4DError(f"cannot read {what} {path}: no such file") from error
     except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: a name that is no UTF-8 now
         raise V4DError(f"cannot read {what} {path}: {error}") from error
-
-
-def status_counts(statuses: Iterable[str]) -> dict[str, int]:
-    """The number of videos of each status, the most frequent first."""
-    return dict(Counter(map(str, statuses)).most_common())
 
 
 def check_bad_share(part: str, rows: Collection[Mapping[Any, Any]], allowed: float) -> None:

@@ -6,18 +6,17 @@ data/<dataset>/missing.csv        annotated, in no archive
 data/<dataset>/quarantine.csv     there, and not usable, with the decoder's own words
 """
 
-import hashlib
-import json
 from typing import Any
 
 import pandas
 
 from v4d.config import Config, preparation_settings
+from v4d.data.account import counts, fingerprint
 from v4d.data.index import class_names, read_manifest, read_table
 from v4d.data.shards import open_store
 from v4d.datasets import DataSource, open_source
 from v4d.errors import V4DError
-from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share, status_counts
+from v4d.preprocessing.ledger import LEDGER_COLUMNS, check_bad_share
 from v4d.utils.files import atomic_path, write_csv, write_json
 from v4d.utils.text import some_of
 
@@ -37,13 +36,14 @@ def write_manifest(config: Config) -> dict[str, Any]:
     source, paths = open_source(config.dataset), config.dataset.paths
     tables = [_split_manifest(source, split) for split in config.dataset.splits]
     manifest = pandas.concat(tables, ignore_index=True)
+    classes, settings = class_names(config), preparation_settings(config)
     info = {
         "name": config.dataset.name,
         "source": config.dataset.source,
-        "fingerprint": _fingerprint(config, manifest),
-        "classes": len(class_names(config)),
-        "counts": _counts(manifest),
-        "settings": preparation_settings(config),
+        "fingerprint": fingerprint(classes, settings, manifest),
+        "classes": len(classes),
+        "counts": counts(manifest),
+        "settings": settings,
     }
     with atomic_path(paths.manifest) as temporary:
         manifest.to_parquet(temporary, index=False)
@@ -63,11 +63,11 @@ def counts_table(config: Config) -> pandas.DataFrame:
     published, archived = source.published(), source.in_archives(manifest)
     statuses = sorted(set(manifest["status"]) - {"ok"})
     rows: dict[str, dict[str, int]] = {}
-    for split, counts in _counts(manifest).items():
-        found = {"annotated": counts["annotated"]}
+    for split, by_status in counts(manifest).items():
+        found = {"annotated": by_status["annotated"]}
         if archived is not None:
             found["in_archives"] = int(archived.get(split, 0))
-        rows[f"{split} found"] = found | {name: counts.get(name, 0) for name in ["ok", *statuses]}
+        rows[f"{split} found"] = found | {name: by_status.get(name, 0) for name in ["ok", *statuses]}
         if published is not None and published.counts is not None and split in published.counts.index:
             theirs = published.counts.rename(columns={"authors_copy": "ok"})
             rows[f"{split} published"] = theirs.loc[split].to_dict()
@@ -129,24 +129,3 @@ def _checked_ledger(source: DataSource, split: str, part: str) -> pandas.DataFra
         rows = table[["video_id", "status", "reason"]].to_dict("records")
         check_bad_share(name, rows, source.max_bad_share(split, part))
     return ledger
-
-
-def _counts(manifest: pandas.DataFrame) -> dict[str, dict[str, int]]:
-    """`{split: {"annotated": n, status: n, ...}}`; that it adds up is checked, not assumed."""
-    counts = {}
-    for split, rows in manifest.groupby("split", sort=False):
-        by_status = status_counts(rows["status"])
-        if sum(by_status.values()) != len(rows) or by_status.get("ok", 0) != (rows["num_frames"] > 0).sum():
-            raise V4DError(f"{split}: the counts do not add up: {by_status} of {len(rows)}")
-        counts[str(split)] = {"annotated": len(rows), "ok": by_status.pop("ok", 0), **by_status}
-    return counts
-
-
-def _fingerprint(config: Config, manifest: pandas.DataFrame) -> str:
-    """sha256 over what training sees: classes, usable videos with their lengths and sizes, settings."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps([class_names(config), preparation_settings(config)], sort_keys=True).encode())
-    usable = manifest[manifest["status"] == "ok"].sort_values(["split", "video_id"])
-    for row in usable[["split", "video_id", "class_index", "num_frames", "bytes"]].itertuples(index=False):
-        digest.update("\t".join(map(str, row)).encode() + b"\n")
-    return digest.hexdigest()
