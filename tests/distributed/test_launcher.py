@@ -15,11 +15,13 @@ import torch
 
 from tests.support.project import TINY, assert_one_line_error, environment, train_command, v4d, write_config
 from v4d import config as configs
+from v4d.data.account import fingerprint
 from v4d.data.dataset import VideoRecord
 from v4d.distributed.group import PipeSafeStream, process_group
 from v4d.distributed.launcher import PREEMPTED, processes_for
 from v4d.errors import V4DError
 from v4d.training.inputs import check_data
+from v4d.utils.files import read_json, write_json
 
 
 @pytest.mark.parametrize(
@@ -190,11 +192,15 @@ def test_what_cannot_be_trained_is_one_line(tiny, changes, words):
 
 
 def _shorten(project: Path) -> None:
-    """Have the manifest say that every video has 10 frames."""
+    """Have the manifest say that every video has 10 frames, and dataset.json what follows from it."""
     import pandas
 
-    path = project / "data/tiny/manifest.parquet"
-    pandas.read_parquet(path).assign(num_frames=10).to_parquet(path, index=False)
+    root = project / "data/tiny"
+    manifest = pandas.read_parquet(root / "manifest.parquet").assign(num_frames=10)
+    manifest.to_parquet(root / "manifest.parquet", index=False)
+    info = read_json(root / "dataset.json")
+    now = fingerprint(read_json(root / "annotations/classes.json"), info["settings"], manifest)
+    write_json(root / "dataset.json", info | {"fingerprint": now})
 
 
 def test_a_model_or_stage_that_is_not_there_is_one_line(tiny):

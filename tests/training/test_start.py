@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.project import TINY, write_config
+from tests.support.damages import DAMAGES, cut
+from tests.support.project import TINY, assert_one_line_error, run, write_config
 from v4d import config as configs
 from v4d.errors import V4DError
 from v4d.training import start as starting
@@ -20,13 +21,12 @@ STAGES = [
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch) -> Path:
-    """A folder with a config and a finished data set; nothing in it is read but dataset.json."""
-    monkeypatch.chdir(tmp_path)
+def project(tiny, monkeypatch) -> Path:
+    """A folder with a config and a finished data set."""
+    monkeypatch.chdir(tiny)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    write_config(tmp_path, configs.merge(TINY, {"models": {"v4d": {"stages": STAGES}}}))
-    write_json("data/tiny/dataset.json", {})
-    return tmp_path
+    write_config(tiny, configs.merge(TINY, {"models": {"v4d": {"stages": STAGES}}}))
+    return tiny
 
 
 def start(stage: str | None = None, processes: int = 1) -> int:
@@ -74,6 +74,23 @@ def test_a_data_set_that_is_not_finished_is_refused(project, launched):
     Path("data/tiny/dataset.json").unlink()
     with pytest.raises(V4DError, match=r"no such file: data/tiny/dataset\.json"):
         start()
+    assert launched == []
+
+
+@pytest.mark.parametrize("damage", ["a row twice", "two class names swapped", "fingerprint edited"])
+def test_a_data_set_that_was_changed_is_refused_in_one_line(project, damage):
+    name, harm, command = DAMAGES[damage]
+    harm(project / "data/tiny" / name)
+    words = ("train", "--config", "config.yaml", "--model", "v4d", "--stage", "first")
+    assert_one_line_error(run(*words, cwd=project, check=False), command)
+    assert not (project / "results").exists()
+
+
+def test_the_shards_of_both_splits_are_looked_at(project, launched):
+    shard = project / "data/tiny/frames/val/part_0.lmdb"
+    cut(shard)
+    with pytest.raises(V4DError, match=r"val/part_0.lmdb is truncated .*`v4d verify` says how"):
+        start("first")
     assert launched == []
 
 

@@ -17,6 +17,7 @@ from v4d import config as configuration
 from v4d.checkpoints import checkpoint_path, load_finished
 from v4d.config import Config, ModelConfig
 from v4d.data import index
+from v4d.data.account import check_dataset
 from v4d.distributed.group import DistributedContext, broadcast_object, exit_code_of, process_group
 from v4d.distributed.launcher import launch
 from v4d.errors import V4DError
@@ -36,9 +37,11 @@ def start(config: Config, model: ModelConfig, *, config_file: str, processes: in
         The exit code.
 
     Raises:
-        V4DError: no checkpoint, other classes than the data set's, no videos.
+        V4DError: a damaged data set, no checkpoint, other classes than the data set's, no videos.
     """
-    load_finished(checkpoint_path(config, model), model.final, index.class_names(config))
+    path = checkpoint_path(config, model)
+    check_dataset(config, {config.testing.split})
+    load_finished(path, model.final, index.class_names(config))
     index.records(config, config.testing.split)
     words = ["--config", config_file, "--model", config.run_name(model.name)]
     return launch("v4d.evaluation.stage", words, processes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from v4d.config import Config, ModelConfig, StageConfig, compiles
-from v4d.data.index import dataset_info
+from v4d.data.account import check_dataset
 from v4d.distributed.launcher import launch
 from v4d.errors import V4DError
 from v4d.training.init_weights import initial_weights
@@ -21,11 +21,11 @@ def start(config: Config, model: ModelConfig, stage: StageConfig, *, config_file
         The exit code.
 
     Raises:
-        V4DError: a model that is only tested, no data set, no weights to start from.
+        V4DError: a model that is only tested, no data set or a damaged one, no weights to start from.
     """
     if model.checkpoint is not None:
         raise V4DError(f"models.{model.name}.checkpoint is set: this model is tested, not trained")
-    dataset_info(config)
+    check_dataset(config, {stage.training.split, stage.training.val_split})
     source = initial_weights(config, model, stage)
     if isinstance(source, Path) and not source.exists():
         if stage.init == "previous":
