@@ -20,12 +20,26 @@ from v4d.distributed.group import DistributedContext
 def start(function: Callable, *args: object) -> BaseProcess:
     """Call a function in a child process, which has this one's modules already.
 
-    A process that has used a GPU cannot be forked: there the child imports them anew.
+    A process that has used a GPU cannot be forked, nor one in which autograd has threads of its own, as after
+    backward passes inside of one another: there the child imports them anew.
     """
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    forks = not torch.cuda.is_available() and _autograd_survives_a_fork()
+    context = multiprocessing.get_context("fork" if forks else "spawn")
     child = context.Process(target=_call, args=(function, args))
     child.start()
     return child
+
+
+def _autograd_survives_a_fork() -> bool:
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        try:
+            torch.ones(1, requires_grad=True).sum().backward()
+        except RuntimeError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _call(function: Callable, args: tuple) -> None:
