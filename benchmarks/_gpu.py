@@ -43,6 +43,14 @@ class Run:
         if not holds:
             self.failures.append(f"{self.part}: {what}: {figures}")
 
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """A measurement or check that may fail without taking the others along."""
+        try:
+            yield
+        except Exception as error:
+            self.check(what, holds=False, error=f"{type(error).__name__}: {error}"[:500])
+
     def synchronise(self) -> None:
         """Wait for the device."""
         if self.device.type == "cuda":

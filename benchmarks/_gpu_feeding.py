@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,24 +64,15 @@ def measure(run: Run) -> None:
     videos = make_shard(run, sizes)
     stage = settings(sizes)
     step = train_step(run, sizes, stage)
-    with attempt(run, "decoding and cropping on the device alone"):
+    with run.attempt("decoding and cropping on the device alone"):
         decoding(run, videos, stage, sizes)
     for decode_on, counts in sizes.workers.items():
         for workers in (count for count in counts if count <= CORES or run.tiny):
             what = f"{workers} workers, decoded on the {decode_on}"
-            with attempt(run, what):
+            with run.attempt(what):
                 loader = make_loader(videos, stage, sizes, workers, decode_on)
                 feeding(run, what, loader, step, workers, sizes)
                 del loader  # its workers end before the next ones start
-
-
-@contextmanager
-def attempt(run: Run, what: str) -> Iterator[None]:
-    """A measurement that may fail without taking the others along."""
-    try:
-        yield
-    except Exception as error:
-        run.check(what, holds=False, error=f"{type(error).__name__}: {error}")
 
 
 def make_shard(run: Run, sizes: Sizes) -> list[VideoRecord]:

@@ -102,16 +102,12 @@ def measure(run: Run) -> None:
     known_cases(run)
     backbones = ("tiny",) if run.tiny else ("tiny", "resnet18", "resnet50")
     for network in itertools.chain.from_iterable(map(_networks, backbones)):
-        try:
+        with run.attempt(network.name):
             compare(run, network)
-        except Exception as error:  # the other networks still have something to say
-            run.check(network.name, holds=False, error=f"{type(error).__name__}: {error}"[:500])
     for changes in training_settings():
         what = "3 steps without a wait: " + ", ".join(f"{name} {value}" for name, value in changes.items())
-        try:
+        with run.attempt(what):
             steps_without_waiting(run, what, changes)
-        except Exception as error:
-            run.check(what, holds=False, error=f"{type(error).__name__}: {error}"[:500])
 
 
 def known_cases(run: Run) -> None:

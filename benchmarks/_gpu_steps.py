@@ -4,16 +4,14 @@ import gc
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from _gpu import CLASSES, UNITS, Run, convolutions
-from _released_way import ReleasedWay
-from torch import nn
+from _released_way import ReleasedWay, training_step
 
 from v4d import config as configs
 from v4d.config import StageConfig
-from v4d.data.batch import Batch, normalise
+from v4d.data.batch import Batch
 from v4d.distributed.group import DistributedContext
-from v4d.models import InputSpec, VideoModel, create_model, gmac
+from v4d.models import VideoModel, create_model, gmac
 from v4d.training.compilation import why_not
 from v4d.training.step import TrainStep
 
@@ -142,20 +140,8 @@ def own_step(
 
 
 def released_step(run: Run, frames: int, pixels: int, batch: int) -> Callable[[], object]:
-    """Their loop, in float32."""
-    model: nn.Module = ReleasedWay(network(run, next(iter(NETWORKS)), frames)).to(run.device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    videos = batch_of(run, frames, pixels, batch)
-
-    def step() -> float:
-        x = normalise(videos.frames, InputSpec()).contiguous()
-        loss = F.cross_entropy(model(x), videos.class_index)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()  # as their loop does, for its meters
-
-    return step
+    model = ReleasedWay(network(run, next(iter(NETWORKS)), frames)).to(run.device).train()
+    return training_step(model, batch_of(run, frames, pixels, batch))
 
 
 def batch_of(run: Run, frames: int, pixels: int, batch: int) -> Batch:

@@ -6,8 +6,7 @@ with convolutions in TF32, PyTorch's default.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,20 +57,20 @@ def measure(run: Run) -> None:
     config = configs.load(CONFIG)
     sizes, testing = TINY if run.tiny else protocol(config), config.testing
     model = settled(run, sizes.arch, sizes)
-    with attempt(run, "Algorithm 1 in bf16 is brute force in float32"):
+    with run.attempt("Algorithm 1 in bf16 is brute force in float32"):
         agreement(run, model, sizes, testing)
     frames = drawn_frames(run, (sizes.batch, sizes.crops, sizes.units), sizes.frames, sizes.pixels)
     one_pass = testing.replace(combinations="all_units")
-    with attempt(run, "Algorithm 1, bf16"):
+    with run.attempt("Algorithm 1, bf16"):
         timing(run, "Algorithm 1, bf16", Scorer(model, testing, bf16=True), frames, sizes)
-    with attempt(run, "one pass of all units, bf16"):
+    with run.attempt("one pass of all units, bf16"):
         timing(run, "one pass of all units, bf16", Scorer(model, one_pass, bf16=True), frames, sizes)
-    with attempt(run, "TSN, bf16"):
+    with run.attempt("TSN, bf16"):
         scorer = Scorer(settled(run, sizes.tsn, sizes), testing, bf16=True)
         timing(run, "TSN, bf16", scorer, frames, sizes)
-    with attempt(run, "released way, float32"), convolutions("tf32", benchmark=True):
+    with run.attempt("released way, float32"), convolutions("tf32", benchmark=True):
         released(run, model, frames, sizes)
-    with attempt(run, "Algorithm 1, float32"), convolutions("tf32"):
+    with run.attempt("Algorithm 1, float32"), convolutions("tf32"):
         once = replace(sizes, repeats=1)
         timing(run, "Algorithm 1, float32", Scorer(model, testing, bf16=False), frames, once)
 
@@ -91,15 +90,6 @@ def protocol(config: Config) -> Sizes:
         repeats=3,
         small=(8, 64),
     )
-
-
-@contextmanager
-def attempt(run: Run, what: str) -> Iterator[None]:
-    """A measurement that may fail without taking the others along."""
-    try:
-        yield
-    except Exception as error:
-        run.check(what, holds=False, error=f"{type(error).__name__}: {error}")
 
 
 def settled(run: Run, arch: str, sizes: Sizes) -> VideoModel:

@@ -6,13 +6,15 @@ today's PyTorch). Written anew from the description; nothing of theirs is copied
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from v4d.data.batch import Batch, normalise
 from v4d.evaluation.algorithm1 import unit_sections
-from v4d.models import VideoNet
+from v4d.models import InputSpec, VideoNet
 from v4d.models.layers import Bottleneck, Residual4D
 
 
@@ -36,6 +38,21 @@ class ReleasedWay(nn.Module):
         for step in self.steps:
             x = step(x, units)
         return self.fc(x.mean((2, 3, 4))).unflatten(0, (-1, units)).mean(1)
+
+
+def training_step(network: nn.Module, batch: Batch) -> Callable[[], float]:
+    """A step of their loop on a fixed batch, in float32; `network` is a `ReleasedWay`, or DDP around it."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def step() -> float:
+        x = normalise(batch.frames, InputSpec()).contiguous()
+        loss = F.cross_entropy(network(x), batch.class_index)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()  # as their loop does, for its meters
+
+    return step
 
 
 class Block(nn.Module):

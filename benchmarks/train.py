@@ -21,22 +21,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from _hardware import machine
-from _released_way import ReleasedWay
+from _released_way import ReleasedWay, training_step
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from v4d import config as configs
 from v4d.config import StageConfig
-from v4d.data.batch import Batch, normalise, prefetch
+from v4d.data.batch import Batch, prefetch
 from v4d.data.batch_sampler import Share
 from v4d.data.dataset import VideoRecord
 from v4d.data.loader import Loader, train_loader
 from v4d.data.sampling import ClipSpec
 from v4d.data.shards import ShardReader
 from v4d.distributed.group import DistributedContext, process_group
-from v4d.models import InputSpec, VideoModel, create_model
+from v4d.models import VideoModel, create_model
 from v4d.training.step import TrainStep
 
 CLASSES, UNITS = 400, 4
@@ -79,7 +78,7 @@ def measure(options: argparse.Namespace, ranks: DistributedContext) -> None:
     videos = [VideoRecord(v, 0, str(r.path), r.num_frames(v)) for r in readers for v in r.video_ids]
     stage = settings(options, ranks.size)
     loader = make_loader(options, stage, videos, ranks)
-    own = TrainStep(network(options, ranks), stage, ranks, seed=0)
+    own = TrainStep(network(options, ranks), stage, ranks, seed=0, compiled=options.compile)
     fixed = fixed_batch(options, ranks)
     real = batches(loader, ranks)
     steps: dict[str, Callable[[int], object]] = {
@@ -105,7 +104,6 @@ def settings(options: argparse.Namespace, processes: int) -> StageConfig:
         "training": {
             "batch_size": options.batch * processes,
             "crop": {"size": options.pixels},
-            "compile": options.compile,
         },
     }
     return configs.build(configs.resolve(document)).models["m"].final
@@ -150,17 +148,8 @@ def released_step(
     model: nn.Module = ReleasedWay(network(options, ranks)).to(ranks.device)
     if ranks.size > 1:
         model = DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-
-    def step(number: int) -> float:
-        x = normalise(batch.frames, InputSpec()).contiguous()
-        loss = F.cross_entropy(model(x), batch.class_index)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()  # as their loop does, for its meters
-
-    return step
+    step = training_step(model, batch)
+    return lambda number: step()
 
 
 def timed(step: Callable[[int], object], steps: int, ranks: DistributedContext) -> float:
